@@ -1,0 +1,1 @@
+"""medseg: from labelled scans to a trustworthy segmentation model. Importing it does nothing."""

@@ -1,0 +1,137 @@
+"""Files that appear whole or not at all: write beside, fsync, rename. Manifests are written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medseg.errors import InputError, explained
+
+STRAY_AFTER_S = 24 * 3600.0
+_MARK = ".part-"
+
+
+class Record(BaseModel):
+    """A frozen record that is written to disk: unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+R = TypeVar("R", bound=Record)
+
+
+@contextmanager
+def written_whole(path: Path, private: bool = False) -> Iterator[Path]:
+    """Yield a path to write to; on success it becomes `path` in one step, on any error it is removed.
+
+    The temporary name keeps the suffixes, since writers choose the format by them.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written to.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{_MARK}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+        try:
+            if private:
+                beside.touch(mode=0o600)
+            yield beside
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, private: bool = False) -> None:
+    """Write `text` to `path`, whole or not at all; `private` gives mode 0600."""
+    with written_whole(path, private) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_record(path: Path, record: Record, private: bool = False) -> None:
+    """Write a record as indented JSON, whole or not at all."""
+    write_text(path, record.model_dump_json(indent=1) + "\n", private)
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write plain values as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read a record back.
+
+    Raises:
+        InputError: the file is missing, cut, or does not hold such a record.
+    """
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("there is no such file", path) from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(f"is not a valid {kind.__name__.lower()} file ({_first(error)})", path) from error
+
+
+def _first(error: ValidationError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".strip(": ")
+
+
+def sha256(paths: Iterable[Path]) -> str:
+    """SHA-256 over the bytes of the files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+class Output(Record):
+    """One file of a finished case: its name, size and SHA-256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def output_of(path: Path) -> Output:
+    """Describe a finished file for its manifest."""
+    return Output(name=path.name, bytes=path.stat().st_size, sha256=sha256([path]))
+
+
+def outputs_stand(folder: Path, outputs: Iterable[Output]) -> bool:
+    """True if every output still stands in `folder` with the size that its manifest says.
+
+    Sizes are enough here: files appear only whole, so a file of the right size is the one that was written.
+    """
+    return all((folder / o.name).is_file() and (folder / o.name).stat().st_size == o.bytes for o in outputs)
+
+
+def output_folder(path: Path) -> Path:
+    """Make `path` ready to be written into and sweep up what killed writers left there a day ago.
+
+    Raises:
+        ResourceError: it cannot be made or written to, or is a file.
+    """
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f"{_MARK}{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+        for stray in path.rglob(f"{_MARK}*"):
+            if time.time() - stray.stat().st_mtime > STRAY_AFTER_S:
+                stray.unlink(missing_ok=True)
+    return path

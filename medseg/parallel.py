@@ -1,0 +1,208 @@
+"""Mapping work over cases: the standard `Executor` is the only seam between a loop over cases and where it runs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from medseg.errors import MedsegError
+
+TRIES = 3
+SERIAL_BELOW_S = 8.0  # starting a pool costs about a second a worker; less work than this is done in place
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+class WorkerKilled(Exception):
+    """The process that worked on this case died; most often the memory was used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[C, T]):
+    """One case is finished, with the small record that its work returned."""
+
+    case: C
+    record: T
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Generic[C]):
+    """One case is given up, with the reason in one line."""
+
+    case: C
+    reason: str
+
+
+def over_cases(
+    work: Callable[[C], T], cases: Iterable[C], executor: Executor, in_flight: int
+) -> Iterator[Done[C, T] | Failed[C]]:
+    """Yield each case as it finishes or is given up; the order is the order of finishing.
+
+    A case whose process dies is tried three times; one that raises a MedsegError is not tried again, since the same
+    input gives the same answer. At most `in_flight` cases are handed out at a time, so that progress is seen.
+    Closing the generator early (Ctrl-C) ends the executor without waiting for cases in flight.
+    """
+    waiting = iter(cases)
+    futures: dict[Future[T], tuple[C, int]] = {}
+
+    def hand_out() -> None:
+        while len(futures) < in_flight:
+            case = next(waiting, _END)
+            if case is _END:
+                return
+            futures[executor.submit(work, case)] = (case, 1)
+
+    try:
+        hand_out()
+        while futures:
+            ready, _ = wait(futures, return_when=FIRST_COMPLETED)
+            for future in ready:
+                case, tried = futures.pop(future)  # dropped at once: a held result would die with its worker
+                error = future.exception()
+                if error is None:
+                    yield Done(case, future.result())
+                elif isinstance(error, WorkerKilled) and tried < TRIES:
+                    futures[executor.submit(work, case)] = (case, tried + 1)
+                elif isinstance(error, (MedsegError, WorkerKilled, MemoryError)):
+                    yield Failed(case, _reason(error, tried))
+                else:
+                    raise error  # a fault of medseg itself, not of the case: never hidden in a list
+            hand_out()
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    executor.shutdown()
+
+
+_END: Any = object()
+
+
+def _reason(error: BaseException, tried: int) -> str:
+    if isinstance(error, WorkerKilled):
+        return f"its process was killed {tried} times, probably for lack of memory"
+    return str(error) or type(error).__name__
+
+
+class InPlace(Executor):
+    """Works in this very process: for a handful of small cases a pool costs more than it brings."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Do the work now; the future is finished when this returns."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class LocalExecutor(ThreadPoolExecutor):
+    """Threads that each own a one-process pool, so that a dying process blames exactly one case.
+
+    `environments` gives each worker's environment variables, one entry a worker. Processes are spawned, never
+    forked, and end by themselves when this process does, however it ends.
+    """
+
+    def __init__(self, environments: Iterable[Mapping[str, str]]) -> None:
+        self._free = list(environments)
+        self._slot = threading.local()
+        self._pools: list[ProcessPoolExecutor] = []
+        self._guard = threading.Lock()
+        super().__init__(len(self._free))
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Hand the work to the next free worker."""
+        return super().submit(self._run, fn, args, kwargs)
+
+    def _run(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        try:
+            return self._pool().submit(fn, *args, **kwargs).result()
+        except BrokenProcessPool:
+            self._slot.pool = None
+            raise WorkerKilled from None
+
+    def _pool(self) -> ProcessPoolExecutor:
+        pool: ProcessPoolExecutor | None = getattr(self._slot, "pool", None)
+        if pool is None:
+            with self._guard:
+                if not hasattr(self._slot, "environment"):
+                    self._slot.environment = dict(self._free.pop())
+                spawn = multiprocessing.get_context("spawn")
+                pool = ProcessPoolExecutor(1, spawn, initializer=_begin_worker, initargs=(self._slot.environment,))
+                self._pools.append(pool)
+            self._slot.pool = pool
+        return pool
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers; without `wait` cases in flight are killed (their outputs appear whole or not at all)."""
+        if not wait:
+            for pool in self._pools:
+                # the standard library has no public way to do this before 3.14
+                for process in list((pool._processes or {}).values()):  # noqa: SLF001
+                    process.kill()
+        super().shutdown(wait=True, cancel_futures=cancel_futures)
+        for pool in self._pools:
+            pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+
+def _begin_worker(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def local_executor(n_cases: int, expected_s: float, case_bytes: float = 0.0) -> tuple[Executor, int]:
+    """Choose where work on `n_cases` cases of `expected_s` seconds in all runs here; also how many to hand out at once.
+
+    Workers are bounded by cores and by memory: `case_bytes` is the peak need of the largest case.
+    """
+    workers = min(available_cores(), n_cases)
+    if case_bytes > 0:
+        workers = min(workers, int(0.8 * available_memory_bytes() / case_bytes))
+    if workers <= 1 or expected_s < SERIAL_BELOW_S:
+        return InPlace(), 1
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return LocalExecutor([one_thread] * workers), 2 * workers
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory_bytes() -> int:
+    """Memory that this process may still take: what the machine has free, or what its control group leaves."""
+    free = _machine_free_bytes()
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file():
+        text = limit.read_text().strip()
+        if text.isdigit():
+            free = min(free, int(text) - int(used.read_text()))
+    return max(free, 0)
+
+
+def _machine_free_bytes() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 8 << 30  # neither Linux nor POSIX tells; a workstation has at least this
