@@ -88,7 +88,7 @@ def _advice(error: OSError) -> str:
         case errno.ENOSPC | errno.EDQUOT:
             return "free some space there or choose another folder, then run the same command again"
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return "choose a folder that you may write to"
+            return "choose a place where you may read and write"
         case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
             return "name a folder that is not a file"
         case _:

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -78,6 +78,8 @@ def read_record(path: Path, kind: type[R]) -> R:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("there is no such file", path) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({os.strerror(error.errno or 0).lower()})", path) from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise InputError(f"is not a valid {kind.__name__.lower()} file ({_first(error)})", path) from error
 
@@ -132,6 +134,7 @@ def output_folder(path: Path) -> Path:
         probe.touch()
         probe.unlink()
         for stray in path.rglob(f"{_MARK}*"):
-            if time.time() - stray.stat().st_mtime > STRAY_AFTER_S:
-                stray.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its writer, or another sweeper, was faster
+                if time.time() - stray.stat().st_mtime > STRAY_AFTER_S:
+                    stray.unlink()
     return path

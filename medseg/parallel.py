@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -116,6 +119,7 @@ class LocalExecutor(ThreadPoolExecutor):
         self._slot = threading.local()
         self._pools: list[ProcessPoolExecutor] = []
         self._guard = threading.Lock()
+        self._closing = False
         super().__init__(len(self._free))
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -123,6 +127,8 @@ class LocalExecutor(ThreadPoolExecutor):
         return super().submit(self._run, fn, args, kwargs)
 
     def _run(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        if self._closing:
+            raise WorkerKilled
         try:
             return self._pool().submit(fn, *args, **kwargs).result()
         except BrokenProcessPool:
@@ -144,17 +150,28 @@ class LocalExecutor(ThreadPoolExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers; without `wait` cases in flight are killed (their outputs appear whole or not at all)."""
         if not wait:
-            for pool in self._pools:
-                # the standard library has no public way to do this before 3.14
-                for process in list((pool._processes or {}).values()):  # noqa: SLF001
-                    process.kill()
+            self._closing = True  # a thread whose worker is killed must not take up the next case
+            super().shutdown(wait=False, cancel_futures=True)
+            while any(thread.is_alive() for thread in self._threads):  # a worker may be starting up at this moment
+                self._kill()
+                time.sleep(0.02)
         super().shutdown(wait=True, cancel_futures=cancel_futures)
         for pool in self._pools:
             pool.shutdown(wait=wait, cancel_futures=cancel_futures)
 
+    def _kill(self) -> None:
+        with self._guard:
+            pools = list(self._pools)
+        for pool in pools:
+            # the standard library has no public way to do this before 3.14
+            for process in list((pool._processes or {}).values()):  # noqa: SLF001
+                with suppress(AttributeError, ValueError):  # it is not started yet, or was closed meanwhile
+                    process.kill()
+
 
 def _begin_worker(environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent alone answers, and kills
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

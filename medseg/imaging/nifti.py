@@ -14,13 +14,22 @@ import numpy.typing as npt
 from medseg.errors import GeometryError, InputError
 from medseg.files import written_whole
 from medseg.imaging.grid import Grid, Stored
-from medseg.imaging.volume import LabelMap, Volume
+from medseg.imaging.volume import LabelMap, Volume, distinct
 
 SUFFIXES = (".nii.gz", ".nii")
-_MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError)
+_MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the header's code: metre, millimetre, micrometre
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+)
 
-logging.getLogger("nibabel.global").setLevel(logging.ERROR)  # its remarks on odd headers are ours to make
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # its remarks on odd headers are ours to make
 
 
 def is_nifti(path: Path) -> bool:
@@ -69,7 +78,7 @@ def read_labels(path: Path, names: dict[int, str] | None = None) -> LabelMap:
     image = _open(path)
     grid = _grid(image, path)
     raw = _data(image, path, grid)
-    values = np.unique(raw)
+    values = distinct(raw)
     if not np.isfinite(values).all() or (values != np.rint(values)).any() or values[0] < 0 or values[-1] > 65535:
         raise InputError("is no label map: its values are not whole numbers from 0 to 65535", path)
     array: npt.NDArray[np.unsignedinteger[Any]] = raw.astype(np.uint8 if values[-1] <= 255 else np.uint16)
@@ -120,20 +129,23 @@ def _grid(image: nib.Nifti1Image, path: Path) -> Grid:
         shape = (*shape, 1)
     if len(shape) != 3:
         raise InputError(f"holds {len(shape)} dimensions {shape}, not one 3D scan", path, "split it into 3D files")
-    unit = image.header.get_xyzt_units()[0]
-    scale = np.diag([_MM_PER_UNIT.get(unit, 1.0)] * 3 + [1.0])
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= _MM_PER_UNIT.get(int(image.header["xyzt_units"]) % 8, 1.0)
     codes = int(image.header["qform_code"]), int(image.header["sform_code"])
     try:
-        return Grid((shape[0], shape[1], shape[2]), scale @ image.affine, Stored("nifti", *codes))
+        return Grid((shape[0], shape[1], shape[2]), affine, Stored("nifti", *codes))
     except GeometryError as error:
         raise GeometryError(error.what, path, "export it again with a valid header") from error
 
 
 def _data(image: nib.Nifti1Image, path: Path, grid: Grid) -> npt.NDArray[Any]:
     try:
-        return np.asarray(image.dataobj).reshape(grid.shape)
+        array = np.asarray(image.dataobj).reshape(grid.shape)
     except _UNREADABLE as error:
         raise InputError(f"is cut short or damaged ({_short(error)})", path, "copy or export it again") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError("holds colours or complex numbers, not one value a voxel", path, "export the grey values")
+    return array
 
 
 def _short(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +13,13 @@ import numpy.typing as npt
 
 from medseg.errors import GeometryError
 from medseg.imaging.grid import Grid
+
+
+def distinct(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The different values of an array (X, Y, Z), sorted; slice by slice, several times faster than all at once."""
+    if array.size == 0:
+        return np.unique(array)
+    return np.unique(np.concatenate([np.unique(part) for part in np.moveaxis(array, -1, 0)]))
 
 
 def _filled(array: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
@@ -54,3 +62,8 @@ class LabelMap:
             raise GeometryError(f"a label map holds uint8 or uint16, not {self.array.dtype}")
         object.__setattr__(self, "array", _filled(self.array, self.grid))
         object.__setattr__(self, "names", MappingProxyType(dict(self.names)))
+
+    @cached_property
+    def present(self) -> tuple[int, ...]:
+        """The values that occur, without the background 0, sorted."""
+        return tuple(int(value) for value in distinct(self.array) if value > 0)

@@ -1,0 +1,6 @@
+"""`python -m medseg` is `medseg`."""
+
+from medseg.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One small file a verb: ask, call, show. The only place that prints."""

@@ -1,0 +1,44 @@
+"""medseg evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.cli import options
+
+NAME = "evaluate"
+
+
+def command(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="Predicted labels: a folder, or one file.", show_default=False)
+    ],
+    references: Annotated[
+        Path, typer.Argument(metavar="REFERENCES", help="Reference labels, paired by case name.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Where scores.csv and scores.json are written.", show_default=False)
+    ],
+    tolerance: Annotated[float, typer.Option(help="Tolerance of NSD and boundary F1 in mm.")] = 1.0,
+    json: options.Json = False,
+) -> None:
+    """Score labels: Dice, Hausdorff, surface distances, boundary F1 per structure. Failures count.
+
+    Example: `medseg evaluate predictions references -o scores --tolerance 1.0`
+    """
+    from medseg.cli import console
+    from medseg.errors import CasesFailed
+    from medseg.pipeline import steps
+    from medseg.report.evaluation import scores_table
+
+    evaluation = console.follow(steps.evaluate(predictions, references, out, tolerance))
+    if json:
+        console.show_json(evaluation.scores.model_dump(mode="json"))
+    else:
+        console.show(scores_table(evaluation.scores))
+        console.say(f"written to {evaluation.csv} and {evaluation.json}")
+    if evaluation.failed:
+        raise CasesFailed(dict(evaluation.failed))

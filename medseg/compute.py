@@ -1,0 +1,80 @@
+"""Devices: which one to use, how precisely to compute on it, and how to keep its memory from churning."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from medseg.errors import InputError
+from medseg.parallel import available_cores
+
+Asked = Literal["auto", "cpu", "cuda"]
+
+_M_MMAP_MAX, _M_TRIM_THRESHOLD, _NEVER = -4, -1, 2**31 - 1
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device for `auto`, `cpu` or `cuda`; on a CPU, as many threads as this process has cores.
+
+    Raises:
+        InputError: `asked` is none of these, or CUDA is asked for where torch sees no GPU.
+    """
+    if asked not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {asked} is no device", fix="give auto, cpu or cuda")
+    gpu = torch.cuda.is_available()
+    if asked == "cuda" and not gpu:
+        raise InputError("torch sees no GPU here", fix="use --device cpu, or run medseg doctor to see why")
+    if gpu and asked != "cpu":
+        torch.backends.cudnn.benchmark = True  # patch shapes are fixed
+        return torch.device("cuda")
+    torch.set_num_threads(available_cores())
+    return torch.device("cpu")
+
+
+def device_kind(asked: str) -> Literal["cpu", "cuda"]:
+    """The same choice as a word for records."""
+    return "cuda" if choose_device(asked).type == "cuda" else "cpu"
+
+
+def describe(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {precision(device)}"
+    return f"CPU, {torch.get_num_threads()} threads, {precision(device)}"
+
+
+def precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    """bf16 where the hardware computes in it; emulated bf16 is slower than fp32."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if _cpu_has_bf16() else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    found = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public question for this
+    return bool(found and found())
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """The context in which a network computes on `device`."""
+    if precision(device) == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep what torch frees on a CPU: else every activation is mapped and page-faulted anew each step.
+
+    True if done; other C libraries are left as they are.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))

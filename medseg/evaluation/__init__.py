@@ -1,0 +1,1 @@
+"""How good a segmentation is: overlap, surface distances, cohort statistics; `folders.evaluate_folders` is the door."""

@@ -1,0 +1,191 @@
+"""A whole cohort: what the scores of all cases say about each structure. Failures count, they are never dropped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from medseg.evaluation.case import DISTANCES, METRICS, Number, StructureScore
+from medseg.evaluation.surface import SURFACE
+from medseg.files import Record
+
+N_WORST = 3  # cases named for each structure and for the cohort
+_QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
+
+
+class Summary(Record):
+    """One metric over the `n` cases of a structure in which it is defined (all but `both_empty`).
+
+    Mean and SD (of the sample) of a distance are over the `n_finite` finite cases; `mean_penalised` counts an infinite
+    one as the diagonal of its image. The quantiles take infinities as they are; where n > 0, null is such an infinity.
+    """
+
+    n: int
+    n_finite: int
+    mean: float | None
+    sd: float | None
+    median: Number | None
+    p25: Number | None
+    p75: Number | None
+    min: Number | None
+    max: Number | None
+    mean_penalised: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _infinite_again(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("n"):
+            return {key: math.inf if key in _QUANTILES and value is None else value for key, value in values.items()}
+        return values
+
+
+class StructureSummary(Record):
+    """One structure over all cases; `worst` names the cases of lowest Dice, then lowest NSD."""
+
+    structure: str
+    n: int
+    n_scored: int
+    n_missed: int
+    n_spurious: int
+    n_both_empty: int
+    metrics: dict[str, Summary]
+    worst: tuple[str, ...]
+
+
+class MacroMean(Record):
+    """Mean over structures of their means over cases; structures without a value are left out of `n`."""
+
+    n: int
+    mean: float | None
+    mean_penalised: float | None = None
+
+
+class CaseMean(Record):
+    """Mean Dice of one case over the structures that either of its maps holds."""
+
+    case: str
+    dice: float
+
+
+class Scores(Record):
+    """Everything that an evaluation found, as `scores.json` holds it."""
+
+    version: Literal[1] = 1
+    surface: Literal["surfel"] = SURFACE
+    tolerance_mm: float
+    mean_over_structures: dict[str, MacroMean]
+    worst_cases: tuple[CaseMean, ...]
+    structures: tuple[StructureSummary, ...]
+    missing_predictions: tuple[str, ...] = ()
+    unpaired_predictions: tuple[str, ...] = ()
+    failed: dict[str, str] = Field(default_factory=dict)
+    diagonals_mm: dict[str, float]
+    scores: tuple[StructureScore, ...]
+
+
+def summarise(
+    scores: Iterable[StructureScore],
+    diagonals_mm: Mapping[str, float],
+    tolerance_mm: float,
+    missing_predictions: Sequence[str] = (),
+    unpaired_predictions: Sequence[str] = (),
+    failed: Mapping[str, str] | None = None,
+) -> Scores:
+    """Summarise the scores of all cases; `diagonals_mm` holds the image diagonal of every case in them."""
+    rows = tuple(scores)
+    by_structure: dict[str, list[StructureScore]] = {}
+    for row in rows:
+        by_structure.setdefault(row.structure, []).append(row)
+    structures = tuple(_structure(name, of_it, diagonals_mm) for name, of_it in by_structure.items())
+    return Scores(
+        tolerance_mm=tolerance_mm,
+        mean_over_structures={metric: _macro([s.metrics[metric] for s in structures]) for metric in METRICS},
+        worst_cases=_worst_cases(rows),
+        structures=structures,
+        missing_predictions=tuple(missing_predictions),
+        unpaired_predictions=tuple(unpaired_predictions),
+        failed=dict(failed or {}),
+        diagonals_mm=dict(diagonals_mm),
+        scores=rows,
+    )
+
+
+def as_csv(scores: Iterable[StructureScore]) -> str:
+    """One line for each case and structure; `inf` where missed or spurious, empty where there is nothing to measure."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(StructureScore.model_fields)
+    for score in scores:
+        values = (getattr(score, field) for field in StructureScore.model_fields)
+        table.writerow([repr(value) if isinstance(value, float) else value for value in values])
+    return text.getvalue()
+
+
+def _structure(name: str, rows: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> StructureSummary:
+    n_of = {status: sum(row.status == status for row in rows) for status in ("scored", "missed", "spurious")}
+    present = [row for row in rows if row.status != "both_empty"]
+    worst = sorted(present, key=lambda row: (row.dice, row.nsd, row.case))[:N_WORST]
+    return StructureSummary(
+        structure=name,
+        n=len(rows),
+        n_scored=n_of["scored"],
+        n_missed=n_of["missed"],
+        n_spurious=n_of["spurious"],
+        n_both_empty=len(rows) - len(present),
+        metrics={metric: _summary(metric, present, diagonals_mm) for metric in METRICS},
+        worst=tuple(row.case for row in worst),
+    )
+
+
+def _summary(metric: str, present: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> Summary:
+    values = [float(getattr(row, metric)) for row in present]
+    finite = [value for value in values if math.isfinite(value)]
+    penalised = [
+        value if math.isfinite(value) else diagonals_mm[row.case] for value, row in zip(values, present, strict=True)
+    ]
+    return Summary(
+        n=len(values),
+        n_finite=len(finite),
+        mean=_mean(finite),
+        sd=float(np.std(finite, ddof=1)) if len(finite) > 1 else None,
+        mean_penalised=_mean(penalised) if metric in DISTANCES else None,
+        **{name: _quantile(values, share) for name, share in _QUANTILES.items()},
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    """Linear between neighbours, as numpy does it, but infinite (not NaN) once an infinite neighbour has weight."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    below = math.floor(share * (len(ordered) - 1))
+    weight = share * (len(ordered) - 1) - below
+    low = ordered[below]
+    if weight == 0 or math.isinf(low):
+        return low
+    return low + weight * (ordered[below + 1] - low)
+
+
+def _macro(summaries: Sequence[Summary]) -> MacroMean:
+    means = [s.mean for s in summaries if s.mean is not None]
+    penalised = [s.mean_penalised for s in summaries if s.mean_penalised is not None]
+    return MacroMean(n=len(means), mean=_mean(means), mean_penalised=_mean(penalised))
+
+
+def _worst_cases(rows: Iterable[StructureScore]) -> tuple[CaseMean, ...]:
+    by_case: dict[str, list[float]] = {}
+    for row in rows:
+        if row.dice is not None:
+            by_case.setdefault(row.case, []).append(row.dice)
+    means = [CaseMean(case=case, dice=math.fsum(dices) / len(dices)) for case, dices in by_case.items()]
+    return tuple(sorted(means, key=lambda mean: (mean.dice, mean.case))[:N_WORST])

@@ -1,0 +1,141 @@
+"""Which prediction belongs to which reference, and what their label values are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import InputError, explained
+from medseg.imaging.nifti import is_nifti, stem
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A reference with its prediction; None where there is none."""
+
+    case: str
+    reference: Path
+    prediction: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """All references in the order of their cases, and the names of predictions that belong to none."""
+
+    pairs: tuple[Pair, ...]
+    unpaired_predictions: tuple[str, ...]
+
+
+def pair_up(predictions: Path, references: Path) -> Pairing:
+    """Pair by case name: the file name without extension and `_0000`, or what `case_map.json` makes of it.
+
+    Either side may be a single file: then only its case is asked about, and two single files are a pair whatever
+    their names.
+
+    Raises:
+        InputError: a side is missing or holds no NIfTI file, two files stand for one case, or nothing pairs.
+    """
+    case_ids = _case_ids(_folder(predictions) / "case_map.json")
+    predicted = _files(predictions, "prediction", lambda name: name)
+    referred = _files(references, "reference", lambda name: case_ids.get(name, name))
+    if predictions.is_file() and references.is_file():
+        referred = dict(zip(predicted, referred.values(), strict=True))
+    both = predicted.keys() & referred.keys()
+    if not both:
+        raise InputError(
+            f"no prediction here has the name of a reference in {references}",
+            predictions,
+            f"name them alike (now for example {min(predicted)} and {min(referred)})",
+        )
+    asked = both if predictions.is_file() else referred.keys()
+    unpaired = () if references.is_file() else tuple(sorted(predicted.keys() - both))
+    return Pairing(tuple(Pair(case, referred[case], predicted.get(case)) for case in sorted(asked)), unpaired)
+
+
+def names_of_structures(predictions: Path, references: Path) -> dict[int, str] | None:
+    """Read what label values are called: from `predictions.json`, else the `dataset.json` of the references, else None.
+
+    Raises:
+        InputError: such a file is no JSON, or its `labels` cannot be understood.
+    """
+    references = _folder(references)
+    for path in (
+        _folder(predictions) / "predictions.json",
+        *(f / "dataset.json" for f in (references, references.parent)),
+    ):
+        labels = _json_object(path).get("labels")
+        if labels is not None:
+            return _names(labels, path)
+    return None
+
+
+def unambiguous(names: Mapping[int, str], where: Path | str = "") -> dict[int, str]:
+    """Names without the background's.
+
+    Raises:
+        InputError: two values bear one name, so that their scores could not be told apart.
+    """
+    structures = {value: name for value, name in names.items() if value != 0}
+    twice = sorted({name for name in structures.values() if list(structures.values()).count(name) > 1})
+    if twice:
+        raise InputError(f"several label values are called {twice[0]!r}", where, "give each value its own name")
+    return structures
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _files(path: Path, what: str, case_of: Callable[[str], str]) -> dict[str, Path]:
+    """Case name to NIfTI file; everything else in the folder is left alone."""
+    if not path.exists():
+        raise InputError("there is no such file or folder", path, f"give the folder (or file) of the {what}s")
+    with explained(path):
+        found = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
+    cases: dict[str, Path] = {}
+    for file in filter(is_nifti, found):
+        case = case_of(stem(file).removesuffix("_0000"))
+        if case in cases:
+            raise InputError(f"{cases[case].name} and {file.name} are the same case", path, "keep only one of them")
+        cases[case] = file
+    if not cases:
+        raise InputError(f"holds no {what} (.nii or .nii.gz)", path, "give the folder that holds them")
+    return cases
+
+
+def _case_ids(path: Path) -> dict[str, str]:
+    """Name of a source to the case-id that its outputs are called by."""
+    cases = _json_object(path).get("cases", {})
+    try:
+        return {str(name): str(case) for case, entry in cases.items() for name in entry["names"]}
+    except (AttributeError, KeyError, TypeError):
+        raise InputError("is not a valid case map", path, "write the predictions again") from None
+
+
+def _json_object(path: Path) -> Mapping[str, Any]:
+    """The file's object, or an empty one where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        with explained(path):
+            values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError("is not valid JSON", path, "mend or remove it") from None
+    if not isinstance(values, dict):
+        raise InputError("does not hold a JSON object", path, "mend or remove it")
+    return values
+
+
+def _names(labels: Any, path: Path) -> dict[int, str]:
+    """Both ways of writing them: {"1": "liver"} and {"liver": 1}."""
+    try:
+        if all(str(key).isdecimal() for key in labels):
+            names = {int(value): str(name) for value, name in labels.items()}
+        else:
+            names = {int(value): str(name) for name, value in labels.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError("its labels are not one number for each name", path, "name them in an option") from None
+    return unambiguous(names, path)

@@ -1,0 +1,24 @@
+"""What a dataset is made of: a labelled case, and what was found beside it but not used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Something that was found but is not used: where (never a patient's name) and why, in one line."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One labelled scan: an image file for each channel, its label file, and the patient that it came from."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None
+    patient: str

@@ -1,0 +1,1 @@
+"""Models, the sliding window, and a folder of scans from end to end."""

@@ -1,0 +1,177 @@
+"""Front door of inference: a folder of scans in, labels on each scan's own grid out.
+
+OUT/<case>.nii.gz             labels
+    cases/<case>.done.json    manifest of a finished case, written last
+    predictions.json          rebuilt from the manifests
+    case_map.json             mode 0600: the only file that knows paths and real series ids
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medseg.errors import InputError, MedsegError, ResourceError
+from medseg.events import Advanced, Event, Note, Stage
+from medseg.files import output_folder, output_of, outputs_stand, read_record, sha256, write_record
+from medseg.imaging.nifti import write_labels
+from medseg.imaging.scans import Found, Scan, find_scans, read_scan
+from medseg.imaging.volume import Volume
+from medseg.inference.case import predict, volumes_ml
+from medseg.inference.model import Model, finished_folds, load_model
+from medseg.inference.records import CaseMap, MappedCase, Prediction, Predictions, Unread
+from medseg.planning.plan import Plan
+
+FIELD_MM = 0.5  # a scan smaller than this share of the training cases in any direction is remarked on
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """The end of inference: what is written where, and what failed."""
+
+    out: Path
+    predictions: Predictions
+    skipped: int
+
+
+def infer_folder(run: Path, scans: Path, out: Path, device: torch.device) -> Iterator[Event | Inferred]:
+    """Predict every scan under `scans` with the mean of all finished folds of `run`; finished cases are skipped.
+
+    A scan that cannot be read is named and set aside; the others go on.
+
+    Raises:
+        RunError: `run` holds no finished fold.
+        InputError: nothing to read under `scans`.
+        ResourceError: `out` cannot be written to.
+    """
+    folds = finished_folds(run)
+    models = [load_model(fold, device) for fold in folds]
+    plan = models[0].card.plan
+    key = model_key(models)
+    output_folder(out)
+    case_map = _case_map(out, None)
+    found = find_scans(scans, bytes.fromhex(case_map.key))
+    case_map = _case_map(out, found)
+    for left in found.left:
+        yield Note(f"not used: {left.where}: {left.reason}")
+    yield Stage("infer", len(found.scans), f"{len(found.scans)} scan(s), {len(folds)} fold(s)")
+    failed: list[Unread] = []
+    skipped = 0
+    for n, scan in enumerate(found.scans, 1):
+        try:
+            manifest = out / "cases" / f"{scan.name}.done.json"
+            if _stands(manifest, out, done_key := scan_key(scan, key)):
+                skipped += 1
+            else:
+                manifest.unlink(missing_ok=True)
+                write_record(manifest, _predict_scan(scan, models, out, device, done_key))
+        except ResourceError:
+            raise
+        except MedsegError as error:
+            failed.append(Unread(case=scan.name, reason=str(error)))
+            yield Note(f"{scan.name} failed: {error}", warning=True)
+        except torch.OutOfMemoryError:
+            raise ResourceError("the GPU's memory ran out", scan.name, "use --device cpu or a smaller plan") from None
+        yield Advanced(n, scan.name)
+    if skipped:
+        yield Note(f"{skipped} of {len(found.scans)} already done")
+    yield Inferred(out, write_predictions(out, plan, folds, device, failed), skipped)
+
+
+def _predict_scan(scan: Scan, models: Sequence[Model], out: Path, device: torch.device, key: str) -> Prediction:
+    began = time.monotonic()
+    channels = read_scan(scan)
+    labels = predict(models, channels, device)
+    path = out / f"{scan.name}.nii.gz"
+    write_labels(path, labels)
+    return Prediction(
+        case=scan.name,
+        input=scan.source,
+        output=path.name,
+        seconds=round(time.monotonic() - began, 3),
+        volumes_ml=volumes_ml(labels),
+        warnings=warnings_of(channels[0], models[0].card.plan),
+        key=key,
+        outputs=(output_of(path),),
+    )
+
+
+def warnings_of(scan: Volume, plan: Plan) -> tuple[str, ...]:
+    """What about this scan is unlike the training cases."""
+    configuration = plan.configuration
+    target = configuration.preprocessing.spacing_mm
+    spacing, shape = scan.grid.spacing_mm, scan.grid.shape
+    found = []
+    known = [t for t in target if t is not None]
+    if known and max(spacing) > 4 * max(known):
+        found.append(f"its voxels are up to {max(spacing):.3g} mm, the model works at {max(known):.3g} mm")
+    if min(shape) == 1 and min(configuration.median_shape) > 1:
+        found.append("it is a single slice, the model was trained on volumes")
+    extent = [s * n for s, n in zip(spacing, shape, strict=True)]
+    trained = [t * n for t, n in zip(target, configuration.median_shape, strict=True) if t is not None]
+    if trained and max(extent) < FIELD_MM * max(trained):
+        found.append(f"its field of view of {max(extent):.0f} mm is less than half of the training scans'")
+    return tuple(found)
+
+
+def model_key(models: Sequence[Model]) -> str:
+    """Changes whenever a fold is added or trained anew."""
+    return hashlib.sha256("".join(m.card.weights_sha256 for m in models).encode()).hexdigest()
+
+
+def scan_key(scan: Scan, model: str) -> str:
+    """A digest of the scan's bytes and the model: equal means that a finished case need not be done again.
+
+    Raises:
+        InputError: a file went away or cannot be read.
+    """
+    try:
+        return hashlib.sha256((sha256(scan.paths) + model).encode()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read ({type(error).__name__})", scan.name) from error
+
+
+def _stands(manifest: Path, out: Path, key: str) -> bool:
+    if not manifest.is_file():
+        return False
+    try:
+        record = read_record(manifest, Prediction)
+    except MedsegError:
+        return False
+    return record.key == key and outputs_stand(out, record.outputs)
+
+
+def _case_map(out: Path, found: Found | None) -> CaseMap:
+    """Read the folder's private map, or begin one; `found` is added to it."""
+    path = out / "case_map.json"
+    before = read_record(path, CaseMap) if path.is_file() else CaseMap(key=secrets.token_hex(16), cases={})
+    cases = dict(before.cases)
+    for scan in found.scans if found else ():
+        names = {scan.paths[0].parent.name} if scan.kind == "dicom" else {scan.name}
+        cases[scan.name] = MappedCase(paths=tuple(str(p.resolve()) for p in scan.paths), names=tuple(names))
+    now = before.model_copy(update={"cases": cases})
+    if now != before or not path.is_file():
+        write_record(path, now, private=True)
+    return now
+
+
+def write_predictions(
+    out: Path, plan: Plan, folds: Sequence[Path], device: torch.device, failed: Sequence[Unread]
+) -> Predictions:
+    """Rebuild `predictions.json` from the manifests that stand in the folder."""
+    found = [read_record(p, Prediction) for p in sorted((out / "cases").glob("*.done.json"))]
+    predictions = Predictions(
+        labels={str(value): name for value, name in plan.names.items()},
+        folds=tuple(fold.name for fold in folds),
+        device=device.type,
+        cases=tuple(p for p in found if outputs_stand(out, p.outputs)),
+        failed=tuple(failed),
+    )
+    write_record(out / "predictions.json", predictions)
+    return predictions

@@ -1,0 +1,56 @@
+"""What inference writes down: records without torch, so that reports read them in no time."""
+
+from __future__ import annotations
+
+from medseg.files import Output, Record
+
+VERSION = 1
+RESEARCH_USE = "Research use only; not for diagnosis or treatment."
+
+
+class Prediction(Record):
+    """What is known of one finished case; no path and no patient."""
+
+    version: int = VERSION
+    case: str
+    input: str
+    output: str
+    seconds: float
+    volumes_ml: dict[str, float]
+    warnings: tuple[str, ...]
+    key: str
+    outputs: tuple[Output, ...]
+
+
+class Unread(Record):
+    """A case that failed, with the reason in one line."""
+
+    case: str
+    reason: str
+
+
+class Predictions(Record):
+    """`predictions.json`: all finished cases of the folder, and those that failed in the last run."""
+
+    version: int = VERSION
+    labels: dict[str, str]
+    folds: tuple[str, ...]
+    device: str
+    cases: tuple[Prediction, ...]
+    failed: tuple[Unread, ...]
+    notice: str = RESEARCH_USE
+
+
+class MappedCase(Record):
+    """Where a case came from."""
+
+    paths: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+class CaseMap(Record):
+    """`case_map.json`: the key of the case names, and where each case came from. Private."""
+
+    version: int = VERSION
+    key: str
+    cases: dict[str, MappedCase]

@@ -1,0 +1,1 @@
+"""The architectures, and the table that names them."""

@@ -1,0 +1,22 @@
+"""The table of architectures: the plan names one, and a new entry is tested by existing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from medseg.networks.topology import NetworkSettings
+from medseg.networks.unet import UNet
+
+NETWORKS: dict[str, Callable[[NetworkSettings], nn.Module]] = {"unet": UNet}
+
+
+def build_network(settings: NetworkSettings, seed: int = 0) -> nn.Module:
+    """The network that `settings` describe, its weights drawn by `seed`, in channels-last layout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = NETWORKS[settings.kind](settings)
+    layout = torch.channels_last_3d if settings.dims == 3 else torch.channels_last
+    return network.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]

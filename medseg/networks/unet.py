@@ -1,0 +1,103 @@
+"""The plain U-Net in nnU-Net's topology, 2D and 3D (Ronneberger 2015, Isensee 2021).
+
+B batch, C channel, L class. Convolutions before a norm have no bias: the norm takes it out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg.networks.topology import NetworkSettings
+
+NEGATIVE_SLOPE = 0.01
+EPSILON = 1e-5
+
+_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation with scale and shift, in a form that keeps a channels-last memory layout.
+
+    `instance_norm` itself copies to the contiguous layout (pytorch #59168); normalising each sample by batch
+    statistics of its own is the same operation and does not.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) to the same shape."""
+        each = [
+            functional.batch_norm(one, None, None, self.weight, self.bias, training=True, eps=EPSILON)
+            for one in torch.split(x, 1)
+        ]
+        return each[0] if len(each) == 1 else torch.cat(each)
+
+
+def _convs(dims: int, n: int, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> nn.Module:
+    conv = _CONV[dims]
+    padding = tuple(k // 2 for k in kernel)
+    layers: list[nn.Module] = []
+    for index in range(n):
+        first = index == 0
+        layers += [
+            conv(inputs if first else outputs, outputs, kernel, stride if first else 1, padding, bias=False),
+            InstanceNorm(outputs),
+            nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class UNet(nn.Module):
+    """(B, C, X, Y[, Z]) to logits (B, L, X, Y[, Z]); the patch must be divisible by the product of the strides.
+
+    In training with deep supervision a list of logits, full resolution first, one a decoder stage.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.deep_supervision = settings.deep_supervision
+        f, dims = settings.features, settings.dims
+        inputs = (settings.in_channels, *f[:-1])
+        stages = list(zip(settings.convs_encoder, inputs, f, settings.kernels, settings.strides, strict=True))
+        self.encoder = nn.ModuleList(_convs(dims, *stage) for stage in stages)
+        levels = range(len(f) - 1)
+        self.up = nn.ModuleList(
+            _TRANSPOSED[dims](f[s + 1], f[s], settings.strides[s + 1], settings.strides[s + 1], bias=False)
+            for s in levels
+        )
+        one = (1,) * dims
+        self.decoder = nn.ModuleList(
+            _convs(dims, settings.convs_decoder[s], 2 * f[s], f[s], settings.kernels[s], one) for s in levels
+        )
+        # as in nnU-Net the lowest decoder stage is not supervised: its map is too coarse to teach
+        heads = range(max(1, len(f) - 2)) if settings.deep_supervision else range(1)
+        self.heads = nn.ModuleList(_CONV[dims](f[s], settings.classes, 1) for s in heads)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """See the class."""
+        skips: list[Tensor] = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        logits: list[Tensor] = []
+        for s in reversed(range(len(self.decoder))):
+            x = self.decoder[s](torch.cat([self.up[s](x), skips[s]], dim=1))
+            if s == 0 or (self.training and s < len(self.heads)):
+                logits.insert(0, self.heads[s](x))
+        return logits if self.training and self.deep_supervision else logits[0]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,205 @@
+"""A recipe: verbs with their arguments in order, and what they are expected to reach. Data, never code.
+
+Paths of inputs are relative to the recipe's `data` folder, paths of outputs to the folder that `medseg run -o` names.
+Every verb goes on where it was interrupted, and so does a recipe: run the same command again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError
+
+from medseg.errors import InputError
+from medseg.evaluation.cohort import Scores
+from medseg.events import Event
+from medseg.files import Record, output_folder, write_json
+from medseg.pipeline import steps
+from medseg.pipeline.expect import Expectation, Outcome, check_expectations
+
+
+class PlanStep(Record):
+    """`medseg plan`: `data` below the recipe's data folder, `run` below its output folder."""
+
+    data: str = "."
+    run: str = "run"
+
+
+class TrainStep(Record):
+    """`medseg train`."""
+
+    run: str = "run"
+    fold: str | int | None = None
+    folds: int | None = None
+
+
+class InferStep(Record):
+    """`medseg infer`: `scans` below the data folder."""
+
+    scans: str
+    run: str = "run"
+    out: str = "predictions"
+
+
+class EvaluateStep(Record):
+    """`medseg evaluate`: `references` below the data folder."""
+
+    predictions: str = "predictions"
+    references: str
+    out: str = "scores"
+    tolerance: float = 1.0
+
+
+class Step(Record):
+    """One verb with its arguments; exactly one is given."""
+
+    plan: PlanStep | None = None
+    train: TrainStep | None = None
+    infer: InferStep | None = None
+    evaluate: EvaluateStep | None = None
+
+
+class Recipe(Record):
+    """A whole recipe file."""
+
+    version: Literal[1]
+    title: str
+    data: str
+    budget: str | None = None
+    spacing: str = "isotropic"
+    dims: str = "auto"
+    memory: float | None = None
+    device: str = "auto"
+    seed: int = 0
+    steps: tuple[Step, ...]
+    expect: tuple[Expectation, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The end of a recipe: scores by name, outcomes of its expectations, failed cases, and where everything lies."""
+
+    out: Path
+    scores: tuple[tuple[str, Scores], ...]
+    outcomes: tuple[Outcome, ...]
+    failed: dict[str, str]
+    seconds: float
+
+    @property
+    def met(self) -> bool:
+        """True if every expectation is met."""
+        return all(outcome.met for outcome in self.outcomes)
+
+
+@dataclass(frozen=True)
+class StepBegins:
+    """A step of the recipe begins."""
+
+    number: int
+    total: int
+    words: str
+
+
+def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; `settings` are `key=value` texts that replace its own, `data=...` relative to where one stands.
+
+    Raises:
+        InputError: no such file, not a recipe, or a setting it does not have.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError("there is no such recipe", path) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"is not YAML ({str(error).splitlines()[0]})", path) from error
+    if not isinstance(found, dict):
+        raise InputError("is not a recipe: it holds no keys", path)
+    found.setdefault("data", ".")
+    found["data"] = str((path.parent / str(found["data"])).resolve())
+    changeable = sorted(set(Recipe.model_fields) - {"version", "title", "steps", "expect"})
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key not in changeable:
+            raise InputError(
+                f"--set {setting} cannot be used", path, f"give key=value with one of {', '.join(changeable)}"
+            )
+        found[key] = str(Path(value).resolve()) if key == "data" else yaml.safe_load(value)
+    try:
+        recipe = Recipe.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}", path) from error
+    for number, step in enumerate(recipe.steps, 1):
+        if len(step.model_fields_set) != 1:
+            raise InputError(f"step {number} must hold exactly one verb", path)
+    return recipe
+
+
+def run_recipe(recipe: Recipe, out: Path) -> Iterator[Event | StepBegins | Ran]:
+    """Run every step in order, then check the expectations.
+
+    Raises:
+        MedsegError: a step could not be done; what earlier steps wrote stays and is used when run again.
+    """
+    began = time.monotonic()
+    data = Path(recipe.data)
+    if not data.is_dir():
+        raise InputError("there is no such data folder", data, "name one with --set data=FOLDER")
+    output_folder(out)
+    scores: list[tuple[str, Scores]] = []
+    failed: dict[str, str] = {}
+    for number, step in enumerate(recipe.steps, 1):
+        words, events = _begin(step, recipe, data, out)
+        yield StepBegins(number, len(recipe.steps), words)
+        for event in events:
+            if isinstance(event, Event):
+                yield event
+            else:
+                scores += _scores(step, event)
+                failed |= _failed(event)
+    outcomes = check_expectations(recipe.expect, out)
+    seconds = time.monotonic() - began
+    write_json(out / "outcome.json", {"seconds": round(seconds, 1), "outcomes": [o.model_dump() for o in outcomes]})
+    yield Ran(out, tuple(scores), outcomes, failed, seconds)
+
+
+def _scores(step: Step, summary: Any) -> list[tuple[str, Scores]]:
+    if step.evaluate is not None:
+        return [(step.evaluate.out, summary.scores)]
+    if step.train is not None:
+        return [(f"validation of fold {fold.fold}", fold.scores) for fold in summary.folds if fold.scores is not None]
+    return []
+
+
+def _failed(summary: Any) -> dict[str, str]:
+    """Cases that a step set aside, by name; training has none of its own."""
+    if hasattr(summary, "predictions"):
+        return {f.case: f.reason for f in summary.predictions.failed}
+    return dict(getattr(summary, "failed", {}))
+
+
+def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iterator[Any]]:
+    """The step in words, as one would type it, and its events."""
+    if step.plan:
+        where, run = data / step.plan.data, out / step.plan.run
+        asked = (recipe.spacing, recipe.dims, recipe.memory, recipe.budget, recipe.seed, recipe.device)
+        return f"plan {step.plan.data} -o {step.plan.run}", steps.plan(where, run, *asked)
+    if step.train:
+        fold = None if step.train.fold is None else str(step.train.fold)
+        words = f"train {step.train.run}" + (f" --fold {fold}" if fold else "")
+        words += f" --folds {step.train.folds}" if step.train.folds else ""
+        return words, steps.train(out / step.train.run, fold, step.train.folds, recipe.budget, device=recipe.device)
+    if step.infer:
+        scans, target = data / step.infer.scans, out / step.infer.out
+        words = f"infer {step.infer.run} {step.infer.scans} -o {step.infer.out}"
+        return words, steps.infer(out / step.infer.run, scans, target, recipe.device)
+    if step.evaluate:
+        e = step.evaluate
+        words = f"evaluate {e.predictions} {e.references} -o {e.out}"
+        return words, steps.evaluate(out / e.predictions, data / e.references, out / e.out, e.tolerance)
+    raise InputError("a step without a verb")

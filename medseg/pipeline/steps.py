@@ -1,0 +1,103 @@
+"""One function a verb: its front door, called by the command line and by recipes alike.
+
+Each is a generator of events that ends in the verb's summary record. Torch is imported by those that compute.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from medseg.errors import InputError, RunError
+from medseg.evaluation.folders import Evaluation, evaluate_folders
+from medseg.events import Event
+from medseg.imaging.inspect import Inspection
+from medseg.imaging.inspect import inspect as look
+from medseg.planning.dataset import Planned, plan_dataset
+from medseg.planning.plan import Budget, Request, budget_from
+
+if TYPE_CHECKING:
+    from medseg.inference.folder import Inferred
+    from medseg.training.run import Trained
+
+Dims = Literal["auto", "2d", "3d"]
+
+
+def plan(
+    data: Path,
+    run: Path,
+    spacing: str = "isotropic",
+    dims: str = "auto",
+    memory_gb: float | None = None,
+    budget: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Iterator[Event | Planned]:
+    """Look at the labelled scans in `data`, decide, and prepare them in `run`."""
+    from medseg.compute import choose_device, device_kind
+    from medseg.training.measure import measure_step
+
+    if dims not in ("auto", "2d", "3d"):
+        raise InputError(f"--dims {dims} is no choice", fix="give auto, 2d or 3d")
+    if memory_gb is not None and not 1 <= memory_gb <= 1000:
+        raise InputError(f"--memory {memory_gb:g} GB cannot be planned for", fix="give 1 to 1000")
+    request = Request(
+        spacing=spacing,
+        dims=dims,
+        memory_gb=memory_gb,
+        budget=budget_from(budget) if budget else Budget(),
+        device=device_kind(device),
+        seed=seed,
+    )
+    yield from plan_dataset(data, run, request, partial(measure_step, device=choose_device(device)))
+
+
+def train(
+    run: Path,
+    fold: str | None = None,
+    folds: int | None = None,
+    budget: str | None = None,
+    steps: int | None = None,
+    device: str = "auto",
+    started: float | None = None,
+) -> Iterator[Event | Trained]:
+    """Train fold `fold` (0 unless given, or `all`), or all of `folds` folds; `started` is when the command began."""
+    from medseg.compute import choose_device
+    from medseg.training import run as training
+
+    began = time.monotonic() if started is None else started
+    if fold is not None and folds is not None:
+        raise InputError("--fold and --folds cannot both be given", fix="--fold trains one, --folds N all of N")
+    if budget is not None and steps is not None:
+        raise InputError("--budget and --steps cannot both be given", fix="give one of them")
+    if steps is not None and steps < 1:
+        raise InputError(f"--steps {steps} trains nothing", fix="give at least 1")
+    if folds is not None:
+        training.use_folds(run, folds)
+    wanted = [fold or "0"] if folds is None else [str(k) for k in range(folds)]
+    allowed = Budget(steps=steps) if steps else budget_from(budget) if budget else None
+    yield from training.train(run, wanted, allowed, choose_device(device), started=began)
+
+
+def infer(run: Path, scans: Path, out: Path, device: str = "auto") -> Iterator[Event | Inferred]:
+    """Predict every scan under `scans` with all finished folds of `run`."""
+    from medseg.compute import choose_device
+    from medseg.inference.folder import infer_folder
+
+    if not run.is_dir():
+        raise RunError("there is no such run folder", run, "make one with medseg plan DATA -o RUN")
+    yield from infer_folder(run, scans, out, choose_device(device))
+
+
+def evaluate(predictions: Path, references: Path, out: Path, tolerance_mm: float = 1.0) -> Iterator[Event | Evaluation]:
+    """Score predictions against references, paired by case name."""
+    yield from evaluate_folders(predictions, references, out, tolerance_mm)
+
+
+def inspect(path: Path) -> Inspection:
+    """Look at everything at `path`: cases or scans, their geometry, and what is wrong with them."""
+    return look(path, secrets.token_bytes(16))

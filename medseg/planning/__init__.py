@@ -1,0 +1,1 @@
+"""Looking at a data set and deciding: fingerprint, rules, the plan and its reasons."""

@@ -1,0 +1,163 @@
+"""Front door of planning: look at every case, decide, say why, prepare the cache.
+
+RUN/plan.json  fingerprint.json  splits.json  cache/fingerprint/<case>.json  cache/<configuration>/<case>.*
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from medseg.errors import InputError, RunError
+from medseg.events import Advanced, Event, Note, Stage
+from medseg.files import output_folder, read_record, write_record
+from medseg.imaging.dataset import Case, Dataset, find_dataset
+from medseg.parallel import Done, local_executor, over_cases
+from medseg.planning import rules
+from medseg.planning.check import odd_cases
+from medseg.planning.decide import Measure, decide
+from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, FingerprintJob, fingerprint_case
+from medseg.planning.plan import Fold, Plan, Request, Splits, Structure
+from medseg.preprocessing.cache import CacheJob, prepare_case, standing
+from medseg.preprocessing.prepare import resampled_shape
+
+FOLDS = 5
+MOST_BAD = 0.5  # with more bad cases than this share something general is wrong: better to stop
+SECONDS_A_VOXEL = {"look": 6e-8, "prepare": 3e-7}  # one core, for choosing between a pool and none
+BYTES_A_VOXEL = 40.0  # peak of one case's preparation, float32 image and its resampled copies
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The end of planning: the plan, its run folder, and the cases set aside with the reason."""
+
+    run: Path
+    plan: Plan
+    prepared: int
+    failed: dict[str, str]
+
+
+def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> Iterator[Event | Planned]:
+    """Plan for the labelled scans in `data` and prepare them in `run`; what is done already is not done again.
+
+    Raises:
+        InputError: no data set there, most of its cases are bad, or an option cannot be used.
+        RunError: `run` holds folds that were trained by another plan.
+        ResourceError: `run` cannot be written to.
+    """
+    dataset = find_dataset(data)
+    output_folder(run)
+    failed: dict[str, str] = {}
+    for left in dataset.left:
+        yield Note(f"not used: {left.where}: {left.reason}", warning=True)
+
+    looked: list[CaseFingerprint] = []
+    jobs = [FingerprintJob(case, dataset, run / "cache" / "fingerprint") for case in dataset.cases]
+    yield Stage("look", len(jobs), f"reading {len(jobs)} cases")
+    executor, in_flight = local_executor(len(jobs), _bytes(dataset.cases) * 3 * SECONDS_A_VOXEL["look"])
+    for result in over_cases(fingerprint_case, jobs, executor, in_flight):
+        if isinstance(result, Done):
+            looked.append(result.record)
+        else:
+            failed[result.case.case.name] = result.reason
+            yield Note(f"set aside: {result.reason}", warning=True)
+        yield Advanced(len(looked) + len(failed), result.case.case.name)
+    for finding in odd_cases(looked):
+        yield Note(f"{'set aside' if finding.bad else 'look at'}: {finding.case}: {finding.what}", warning=True)
+        if finding.bad:
+            failed[finding.case] = finding.what
+    fingerprint = Fingerprint(cases=tuple(sorted((c for c in looked if c.case not in failed), key=lambda c: c.case)))
+    _refuse_bad(fingerprint, failed, data)
+
+    plan = _plan(dataset, run, fingerprint, request, measure)
+    _check_trained(run, plan)
+    write_record(run / "fingerprint.json", fingerprint)
+    write_record(run / "splits.json", splits(fingerprint, request.seed))
+    write_record(run / "plan.json", plan)
+    yield Note(f"plan written: {plan.chosen.upper()}, {run / 'plan.json'}")
+
+    yield from _prepare(dataset, run, fingerprint, plan, failed)
+    prepared = len(fingerprint.cases) - sum(c.case in failed for c in fingerprint.cases)
+    yield Planned(run, plan, prepared, failed)
+
+
+def _refuse_bad(fingerprint: Fingerprint, failed: dict[str, str], data: Path) -> None:
+    total = len(fingerprint.cases) + len(failed)
+    if len(failed) > MOST_BAD * total:
+        first = next(iter(failed.values()))
+        raise InputError(f"{len(failed)} of {total} cases cannot be used, the first because: {first}", data)
+    if not any(c.structures for c in fingerprint.cases):
+        raise InputError("every label map is empty", data, "check that the labels are those of these scans")
+
+
+def _plan(dataset: Dataset, run: Path, fingerprint: Fingerprint, request: Request, measure: Measure) -> Plan:
+    """The plan that stands if it answers the same question, else a new one: times measured anew would differ."""
+    path = run / "plan.json"
+    structures = tuple(Structure(value=value, name=name) for value, name in sorted(dataset.labels.items()))
+    if path.is_file():
+        stands = read_record(path, Plan)
+        asked = (stands.request, stands.fingerprint, stands.structures, stands.medseg)
+        if asked == (request, fingerprint.digest, structures, version("medseg")):
+            return stands
+    decided = decide(fingerprint, structures, dataset.channels, request, measure)
+    return Plan(
+        medseg=version("medseg"),
+        dataset=dataset.name,
+        channels=dataset.channels,
+        structures=structures,
+        cases=len(fingerprint.cases),
+        fingerprint=fingerprint.digest,
+        request=request,
+        budget=decided.budget,
+        configurations=decided.configurations,
+        chosen=decided.chosen,
+        reasons=decided.reasons,
+    )
+
+
+def _check_trained(run: Path, plan: Plan) -> None:
+    trained = [p for p in (run / "folds").glob("*/*") if p.suffix == ".safetensors"]
+    path = run / "plan.json"
+    if trained and path.is_file() and read_record(path, Plan) != plan:
+        raise RunError("holds folds that were trained by another plan", run, "plan into a new folder")
+
+
+def splits(fingerprint: Fingerprint, seed: int, folds: int = FOLDS) -> Splits:
+    """The folds of the cross-validation."""
+    parts = rules.split_folds([c.case for c in fingerprint.cases], folds, seed)
+    return Splits(seed=seed, folds=tuple(Fold(train=train, validation=validation) for train, validation in parts))
+
+
+def _prepare(
+    dataset: Dataset, run: Path, fingerprint: Fingerprint, plan: Plan, failed: dict[str, str]
+) -> Iterator[Event]:
+    configuration = plan.configuration
+    folder = run / "cache" / configuration.name
+    kept = {c.case: c for c in fingerprint.cases}
+    jobs = [CacheJob(c, dataset, configuration.preprocessing, folder) for c in dataset.cases if c.name in kept]
+    jobs.sort(key=lambda job: -math.prod(kept[job.case.name].shape))
+    target = configuration.preprocessing.spacing_mm
+    voxels = {
+        name: max(math.prod(c.shape), math.prod(resampled_shape(c.cropped, c.spacing_mm, target)))
+        for name, c in kept.items()
+    }
+    standing_now = sum(standing(folder, job.case.name) is not None for job in jobs)
+    todo = sum(voxels.values()) * (1 - standing_now / max(len(jobs), 1))
+    seconds = todo * SECONDS_A_VOXEL["prepare"]
+    gb = sum(voxels.values()) * 3 * len(plan.channels) / 1e9
+    yield Stage("prepare", len(jobs), f"about {max(seconds, 1):.0f} s on one core, {gb:.2g} GB on disk")
+    executor, in_flight = local_executor(len(jobs), seconds, BYTES_A_VOXEL * max(voxels.values(), default=0))
+    if standing_now:
+        yield Note(f"{standing_now} of {len(jobs)} already prepared; unchanged ones are kept")
+    for done, result in enumerate(over_cases(prepare_case, jobs, executor, in_flight), 1):
+        if not isinstance(result, Done):
+            failed[result.case.case.name] = result.reason
+            yield Note(f"set aside: {result.case.case.name}: {result.reason}", warning=True)
+        yield Advanced(done, result.case.case.name)
+
+
+def _bytes(cases: Sequence[Case]) -> float:
+    return float(sum(path.stat().st_size for case in cases for path in case.images))

@@ -1,0 +1,176 @@
+"""What a data set looks like, case by case: geometry, intensities of labelled voxels, and where labels lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import InputError, MedsegError
+from medseg.files import Record, read_record, sha256, write_record
+from medseg.imaging.dataset import Case, Dataset, check_pair, read_case_image, read_case_label
+from medseg.preprocessing.crop import nonzero_box, slices
+from medseg.preprocessing.orientation import turn_to_ras, turned, turned_numbers
+
+VERSION = 1
+QUANTILES = 201  # 0, 0.5, ..., 100 %: holds the 0.5 and 99.5 % points that CT clipping needs
+SMALLEST_SHARE = 1e-9
+
+
+class Sketch(Record):
+    """Intensities of a channel's labelled voxels: how many, mean, sd, and quantiles from 0 to 100 % in steps of 0.5."""
+
+    voxels: int
+    mean: float
+    sd: float
+    quantiles: tuple[float, ...]
+
+
+class Structure(Record):
+    """A structure in one case: voxels, volume, and its centre within the crop, 0 to 1 along R, A, S."""
+
+    value: int
+    voxels: int
+    volume_ml: float
+    centre: tuple[float, float, float]
+
+
+class CaseFingerprint(Record):
+    """One case, in RAS axes; `key` is a digest of its files, so that an unchanged case is not read again."""
+
+    version: int
+    case: str
+    key: str
+    orientation: str
+    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    cropped: tuple[int, int, int]
+    channels: tuple[Sketch, ...]
+    structures: tuple[Structure, ...]
+
+
+class Fingerprint(Record):
+    """A whole data set. Merging two is joining their cases, so the order of merging never matters."""
+
+    version: int = VERSION
+    cases: tuple[CaseFingerprint, ...]
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever a case is added, removed or changed."""
+        return hashlib.sha256(repr([(c.case, c.key) for c in self.cases]).encode()).hexdigest()
+
+
+def merged(*parts: Fingerprint) -> Fingerprint:
+    """The fingerprint of all cases of `parts`, sorted by name."""
+    cases = {case.case: case for part in parts for case in part.cases}
+    return Fingerprint(cases=tuple(cases[name] for name in sorted(cases)))
+
+
+@dataclass(frozen=True)
+class FingerprintJob:
+    """What looking at one case needs; small, so that it can cross to a worker process."""
+
+    case: Case
+    dataset: Dataset
+    folder: Path
+
+
+def fingerprint_case(job: FingerprintJob) -> CaseFingerprint:
+    """Look at one case and keep what was seen in `folder`, unless it stands there for the same files.
+
+    Raises:
+        InputError, GeometryError: the case cannot be read or its label does not fit.
+    """
+    if job.case.label is None:
+        raise InputError("has no label map", job.case.name)
+    kept = job.folder / f"{job.case.name}.json"
+    key = sha256([*job.case.images, job.case.label])
+    stands = _standing(kept, key)
+    if stands is not None:
+        return stands
+    channels = [read_case_image(job.case, index) for index in range(len(job.case.images))]
+    labels = read_case_label(job.case, job.dataset)
+    check_pair(channels[0], labels, job.case)
+    grid = channels[0].grid
+    turn = turn_to_ras(grid)
+    image = np.stack([turned(v.array, turn) for v in channels])
+    box = nonzero_box(image)
+    label = turned(np.asarray(labels.array), turn)
+    x, y, z = (stop - start for start, stop in box)
+    shape = image.shape[1:]
+    record = CaseFingerprint(
+        version=VERSION,
+        case=job.case.name,
+        key=key,
+        orientation="".join(grid.axcodes),
+        spacing_mm=turned_numbers(grid.spacing_mm, turn),
+        shape=(shape[0], shape[1], shape[2]),
+        cropped=(x, y, z),
+        channels=tuple(_sketch(channel[label > 0]) for channel in image),
+        structures=_structures(label[slices(box)], grid.voxel_ml),
+    )
+    write_record(kept, record)
+    return record
+
+
+def _standing(kept: Path, key: str) -> CaseFingerprint | None:
+    if not kept.is_file():
+        return None
+    try:
+        record = read_record(kept, CaseFingerprint)
+    except MedsegError:
+        return None  # written by another version: look again
+    return record if record.key == key and record.version == VERSION else None
+
+
+def _sketch(values: npt.NDArray[np.float32]) -> Sketch:
+    if values.size == 0:
+        return Sketch(voxels=0, mean=0.0, sd=0.0, quantiles=())
+    quantiles = np.quantile(values, np.linspace(0, 1, QUANTILES))
+    return Sketch(
+        voxels=int(values.size),
+        mean=float(values.mean(dtype=np.float64)),
+        sd=float(values.std(dtype=np.float64)),
+        quantiles=tuple(float(q) for q in quantiles),
+    )
+
+
+def _structures(label: npt.NDArray[np.unsignedinteger], voxel_ml: float) -> tuple[Structure, ...]:
+    found = []
+    for value in np.unique(label):
+        if value == 0:
+            continue
+        where = np.nonzero(label == value)
+        x, y, z = (float((w.mean() + 0.5) / n) for w, n in zip(where, label.shape, strict=True))
+        voxels = int(where[0].size)
+        found.append(Structure(value=int(value), voxels=voxels, volume_ml=voxels * voxel_ml, centre=(x, y, z)))
+    return tuple(found)
+
+
+def pooled(fingerprint: Fingerprint, channel: int) -> Sketch:
+    """One channel's sketch over all cases, each case with equal weight, as nnU-Net samples them."""
+    sketches = [c.channels[channel] for c in fingerprint.cases if c.channels[channel].voxels]
+    if not sketches:
+        return Sketch(voxels=0, mean=0.0, sd=0.0, quantiles=())
+    means = np.array([s.mean for s in sketches])
+    variance = np.mean([s.sd**2 for s in sketches]) + means.var()
+    every = np.sort(np.concatenate([s.quantiles for s in sketches]))
+    return Sketch(
+        voxels=sum(s.voxels for s in sketches),
+        mean=float(means.mean()),
+        sd=float(np.sqrt(variance)),
+        quantiles=tuple(float(q) for q in np.quantile(every, np.linspace(0, 1, QUANTILES))),
+    )
+
+
+def centres(fingerprint: Fingerprint, value: int) -> npt.NDArray[np.float64]:
+    """Centres (n, 3) of a structure in the cases that hold it, each from 0 to 1 of the crop along R, A, S."""
+    found: Sequence[tuple[float, float, float]] = [
+        s.centre for c in fingerprint.cases for s in c.structures if s.value == value
+    ]
+    return np.array(found, dtype=np.float64).reshape(-1, 3)

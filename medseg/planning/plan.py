@@ -1,0 +1,153 @@
+"""The plan: every decision that training and inference follow, each with its reason, in one record."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from medseg.errors import InputError
+from medseg.files import Record
+from medseg.networks.topology import NetworkSettings
+from medseg.preprocessing.settings import PreprocessingSettings
+
+VERSION = 1
+EPOCH_STEPS = 250
+
+Axis = Literal["left-right", "front-back", "head-foot"]
+AXES: tuple[Axis, Axis, Axis] = ("left-right", "front-back", "head-foot")
+
+
+class Reason(Record):
+    """One choice in words: what was decided, what came out, and why, with the numbers behind it."""
+
+    topic: str
+    choice: str
+    why: str
+
+
+class Structure(Record):
+    """A structure that the model finds: the value it has in label maps, and its name. Class k + 1 is entry k."""
+
+    value: int
+    name: str
+
+
+class Budget(Record):
+    """How long training may take: seconds of wall time for the whole command, or a number of steps."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+
+_UNITS_S = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BUDGET = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-z]+)\s*")
+
+
+def budget_from(text: str) -> Budget:
+    """Read `20min`, `8h`, `90s`, `2d`, `500epochs` (of 250 steps) or `3000steps`.
+
+    Raises:
+        InputError: it is none of these, or nothing.
+    """
+    match = _BUDGET.fullmatch(text.lower())
+    amount, unit = (float(match[1]), match[2]) if match else (0.0, "")
+    if amount > 0 and unit in _UNITS_S:
+        return Budget(seconds=amount * _UNITS_S[unit])
+    if amount > 0 and unit in ("epoch", "epochs"):
+        return Budget(steps=max(1, round(amount * EPOCH_STEPS)))
+    if amount >= 1 and unit in ("step", "steps"):
+        return Budget(steps=round(amount))
+    raise InputError(f"--budget {text} is no budget", fix="give a time such as 90s, 20min or 8h, or 500epochs")
+
+
+class Schedule(Record):
+    """How the network is trained. Axes count R, A, S as 0, 1, 2."""
+
+    batch: int
+    optimiser: Literal["sgd", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    warm_up_share: float  # of the whole schedule
+    foreground_share: float  # of each batch, centred on a labelled voxel
+    batch_dice: bool
+    mirror_axes: tuple[int, ...]
+    augment: bool = True
+
+
+class Window(Record):
+    """How a trained network is slid over a scan: step as a share of the patch, axes mirrored for averaging."""
+
+    step: float = 0.5
+    mirror_axes: tuple[int, ...] = ()
+
+
+class Configuration(Record):
+    """One way to do it; `patch` counts voxels along R, A, S, and is 1 along `slice_axis` for a 2D network."""
+
+    name: Literal["2d", "3d"]
+    slice_axis: int | None
+    preprocessing: PreprocessingSettings
+    patch: tuple[int, int, int]
+    network: NetworkSettings
+    schedule: Schedule
+    window: Window
+    median_shape: tuple[int, int, int]
+    reasons: tuple[Reason, ...]
+
+
+class Request(Record):
+    """What the user asked of planning: kept, so that the same command can tell that its work is done."""
+
+    spacing: str = "isotropic"
+    dims: Literal["auto", "2d", "3d"] = "auto"
+    memory_gb: float | None = None
+    budget: Budget = Budget()
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: int = 0
+
+
+class Plan(Record):
+    """Several configurations, the one chosen, and why."""
+
+    version: int = VERSION
+    medseg: str
+    dataset: str
+    channels: tuple[str, ...]
+    structures: tuple[Structure, ...]
+    cases: int
+    fingerprint: str
+    request: Request
+    budget: Budget
+    configurations: dict[str, Configuration]
+    chosen: Literal["2d", "3d"]
+    reasons: tuple[Reason, ...]
+
+    @property
+    def configuration(self) -> Configuration:
+        """The chosen one."""
+        return self.configurations[self.chosen]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Label values, in the order of the network's classes."""
+        return tuple(s.value for s in self.structures)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Label value -> name."""
+        return {s.value: s.name for s in self.structures}
+
+
+class Fold(Record):
+    """Names of the cases to train on and to validate on."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+class Splits(Record):
+    """The folds of the cross-validation."""
+
+    version: int = VERSION
+    seed: int
+    folds: tuple[Fold, ...]

@@ -1,0 +1,1 @@
+"""From a scan to network input and back: orientation, crop, intensity, resampling, restoring, the cache."""

@@ -1,0 +1,137 @@
+"""THE one path from scan to network input and back, shared by planning's cache, training and inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import GeometryError
+from medseg.files import Record
+from medseg.imaging.grid import Grid, Stored
+from medseg.imaging.volume import LabelMap, Volume
+from medseg.preprocessing.crop import Box, nonzero_box, slices
+from medseg.preprocessing.intensity import normalised
+from medseg.preprocessing.orientation import Turn, turn_to_ras, turned, turned_back, turned_numbers
+from medseg.preprocessing.resample import LINEAR, Order, Orders, Shape, argmax_resampled, resampled, resampled_labels
+from medseg.preprocessing.settings import PreprocessingSettings
+
+COARSE = 3.0  # beyond this ratio to its finest axis a scan's coarse axis is interpolated linearly: a cubic rings there
+
+
+class Undo(Record):
+    """All that is needed to bring labels from the network's grid back to the scan's own grid."""
+
+    shape: Shape
+    affine: tuple[tuple[float, float, float, float], ...]
+    format: str
+    qform_code: int
+    sform_code: int
+    turn: Turn
+    box: Box
+    prepared_shape: Shape
+
+    @property
+    def grid(self) -> Grid:
+        """The scan's own grid."""
+        stored = Stored(self.format, self.qform_code, self.sform_code)  # type: ignore[arg-type]
+        return Grid(self.shape, np.array(self.affine), stored)
+
+    @property
+    def cropped_shape(self) -> Shape:
+        """Shape of the crop in RAS axes, before resampling."""
+        x, y, z = (stop - start for start, stop in self.box)
+        return x, y, z
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Network input (C, X, Y, Z), float32, in RAS axes at `spacing_mm`, and how to undo it."""
+
+    image_CXYZ: npt.NDArray[np.float32]
+    spacing_mm: tuple[float, float, float]
+    undo: Undo
+
+
+def prepare(channels: Sequence[Volume], settings: PreprocessingSettings) -> Prepared:
+    """Turn to RAS, crop to nonzero, normalise, resample: in this order, so that statistics see measured values.
+
+    Raises:
+        GeometryError: the channels are not on one grid, or their number is not the plan's.
+    """
+    grid = channels[0].grid
+    if len(channels) != len(settings.channels):
+        raise GeometryError(f"has {len(channels)} channel(s) where the plan has {len(settings.channels)}")
+    for other in channels[1:]:
+        if not grid.agrees(other.grid):
+            raise GeometryError(f"its channels lie up to {grid.deviation_mm(other.grid):.3g} mm apart")
+    turn = turn_to_ras(grid)
+    image = np.stack([turned(v.array, turn) for v in channels]).astype(np.float32, copy=False)
+    box = nonzero_box(image)
+    image = image[(slice(None), *slices(box))]
+    spacing = turned_numbers(grid.spacing_mm, turn)
+    shape = resampled_shape(image.shape[1:], spacing, settings.spacing_mm)
+    orders = image_orders(spacing)
+    done = np.stack(
+        [resampled(normalised(c, how), shape, orders) for c, how in zip(image, settings.channels, strict=True)]
+    )
+    undo = Undo(
+        shape=grid.shape,
+        affine=tuple((float(r[0]), float(r[1]), float(r[2]), float(r[3])) for r in grid.affine),
+        format=grid.stored.format,
+        qform_code=grid.stored.qform_code,
+        sform_code=grid.stored.sform_code,
+        turn=turn,
+        box=box,
+        prepared_shape=shape,
+    )
+    sx, sy, sz = (s * n / m for s, n, m in zip(spacing, image.shape[1:], shape, strict=True))
+    return Prepared(done, (sx, sy, sz), undo)
+
+
+def prepare_labels(labels: LabelMap, undo: Undo, values: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """The label map as classes (X, Y, Z) on the network's grid: class k + 1 is `values[k]`, 0 everything else.
+
+    Raises:
+        GeometryError: the label map has another shape than the scan.
+    """
+    if labels.grid.shape != undo.shape:
+        raise GeometryError(f"the label map's shape {labels.grid.shape} is not the scan's {undo.shape}")
+    table = np.zeros(int(max(labels.array.max(), *values)) + 1, np.uint8)
+    for index, value in enumerate(values):
+        table[value] = index + 1
+    cropped = turned(table[labels.array], undo.turn)[slices(undo.box)]
+    return np.ascontiguousarray(resampled_labels(cropped, undo.prepared_shape))
+
+
+def restore(logits_LXYZ: npt.NDArray[np.float32], undo: Undo, values: Sequence[int], names: dict[int, str]) -> LabelMap:
+    """Logits on the network's grid to labels on the scan's own: interpolate linearly, arg-max, paste, turn back."""
+    winner = argmax_resampled(iter(logits_LXYZ), undo.cropped_shape, LINEAR)
+    return restore_classes(winner, undo, values, names)
+
+
+def restore_classes(
+    classes_XYZ: npt.NDArray[Any], undo: Undo, values: Sequence[int], names: dict[int, str]
+) -> LabelMap:
+    """Classes on the cropped grid (RAS axes) pasted into the scan's own grid, as label values."""
+    table = np.array([0, *values], np.uint8 if max(values) <= 255 else np.uint16)
+    full = turned(np.zeros(undo.shape, table.dtype), undo.turn)
+    full[slices(undo.box)] = table[classes_XYZ]  # a view of the stored array: no copy
+    return LabelMap(turned_back(full, undo.turn), undo.grid, names)
+
+
+def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float | None]) -> Shape:
+    """The shape after resampling: round(shape x spacing / target), at least 1; unchanged where the target is None."""
+    x, y, z = (
+        n if t is None else max(1, round(n * s / t)) for n, s, t in zip(shape, spacing_mm, target_mm, strict=True)
+    )
+    return x, y, z
+
+
+def image_orders(spacing_mm: Sequence[float]) -> Orders:
+    """Cubic along every axis, but linear along one that is more than three times coarser than the finest."""
+    orders: list[Order] = [1 if s > COARSE * min(spacing_mm) else 3 for s in spacing_mm]
+    return orders[0], orders[1], orders[2]

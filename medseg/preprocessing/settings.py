@@ -1,0 +1,30 @@
+"""What preprocessing is told: a record without arrays and without torch, carried by the plan and by every model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from medseg.files import Record
+
+
+class Normalisation(Record):
+    """How one channel's intensities become network input.
+
+    `ct`: clip to [lower, upper], subtract mean, divide by sd, all from the data set's labelled voxels.
+    `zscore`: each scan by its own mean and sd; of its nonzero voxels only where `nonzero_only` (zero stays zero).
+    Source: nnU-Net (Isensee et al. 2021), normalisation schemes.
+    """
+
+    kind: Literal["ct", "zscore"]
+    lower: float = 0.0
+    upper: float = 0.0
+    mean: float = 0.0
+    sd: float = 1.0
+    nonzero_only: bool = False
+
+
+class PreprocessingSettings(Record):
+    """Target spacing (R, A, S) in mm, None along an axis that is never resampled; one normalisation a channel."""
+
+    spacing_mm: tuple[float | None, float | None, float | None]
+    channels: tuple[Normalisation, ...]

@@ -1,0 +1,1 @@
+"""Values in, something a person can read out."""

@@ -1,0 +1,54 @@
+"""Scores as a table: a row a structure, failures counted."""
+
+from __future__ import annotations
+
+from medseg.evaluation.cohort import MacroMean, Scores, StructureSummary
+from medseg.report.table import Table, number
+
+# name, heading, digits
+_COLUMNS = (
+    ("dice", "Dice", 3),
+    ("iou", "IoU", 3),
+    ("hd_mm", "HD mm", 1),
+    ("hd95_mm", "HD95 mm", 1),
+    ("assd_mm", "ASSD mm", 2),
+    ("nsd", "NSD", 3),
+    ("boundary_f1", "BF1", 3),
+)
+
+
+def scores_table(scores: Scores, title: str = "Scores") -> Table:
+    """Mean of each metric over the cases, and over the structures in the last row.
+
+    A distance of a missed or spurious structure counts as the diagonal of its image.
+    """
+    rows = [
+        (s.structure, str(s.n), _failures(s), *(number(_mean(s, metric), digits) for metric, _, digits in _COLUMNS))
+        for s in scores.structures
+    ]
+    if len(scores.structures) > 1:
+        macro = scores.mean_over_structures
+        means = (number(_macro(macro[metric]), digits) for metric, _, digits in _COLUMNS)
+        rows.append(("mean", "", "", *means))
+    remarks = [f"means over cases; NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm; surface: {scores.surface}"]
+    if any(s.n_missed or s.n_spurious for s in scores.structures):
+        remarks.append("missed or spurious structures score 0, and the image's diagonal as a distance")
+    if scores.worst_cases:
+        remarks.append("worst cases: " + ", ".join(f"{c.case} (Dice {c.dice:.2f})" for c in scores.worst_cases))
+    if scores.failed:
+        remarks.append(f"{len(scores.failed)} case(s) could not be scored: {', '.join(sorted(scores.failed))}")
+    columns = ("structure", "cases", "missed+spurious", *(name for _, name, _ in _COLUMNS))
+    return Table(title, columns, tuple(rows), tuple(remarks))
+
+
+def _mean(summary: StructureSummary, metric: str) -> float | None:
+    found = summary.metrics[metric]
+    return found.mean if found.mean_penalised is None else found.mean_penalised
+
+
+def _macro(mean: MacroMean) -> float | None:
+    return mean.mean if mean.mean_penalised is None else mean.mean_penalised
+
+
+def _failures(summary: StructureSummary) -> str:
+    return f"{summary.n_missed} + {summary.n_spurious}"

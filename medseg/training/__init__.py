@@ -1,0 +1,1 @@
+"""Patches, augmentation, losses, the loop, checkpoints."""

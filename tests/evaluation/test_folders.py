@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from medseg.errors import InputError
+from medseg.evaluation import folders
+from medseg.evaluation.cohort import Scores
+from medseg.evaluation.folders import Evaluation, evaluate_folders
+from medseg.events import Advanced, Note, Stage
+from medseg.files import read_record
+from medseg.imaging.grid import Grid
+from medseg.imaging.nifti import write_labels
+from medseg.imaging.volume import LabelMap
+
+
+def write(path, begin=2, shape=(10, 9, 8), offset=0.0):
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[0, 3] = offset
+    array = np.zeros(shape, np.uint8)
+    array[begin : begin + 3, 2:6, 2:6] = 1
+    array[7:9, 2:6, 2:4] = 2
+    write_labels(path, LabelMap(array, Grid(shape, affine), {}))
+
+
+@pytest.fixture
+def places(tmp_path):
+    predictions, references = tmp_path / "out", tmp_path / "labels"
+    for case, begin in (("a", 2), ("b", 3), ("c", 2)):
+        write(references / f"{case}.nii.gz")
+        write(predictions / f"{case}.nii.gz", begin)
+    return predictions, references, tmp_path / "scores"
+
+
+def run(*arguments, **options):
+    *events, last = evaluate_folders(*arguments, **options)
+    assert isinstance(last, Evaluation)
+    return events, last
+
+
+def test_a_cohort(places):
+    events, evaluation = run(*places, names={1: "liver", 2: "spleen"})
+    assert events[0] == Stage("evaluate", 3, "about 1 s")
+    assert [event.done for event in events[1:]] == [1, 2, 3]
+    assert all(isinstance(event, Advanced) for event in events[1:])
+    assert events[1].what == "a Dice 1.000"
+
+    with evaluation.csv.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["structure"]) for row in rows] == [
+        (case, structure) for case in "abc" for structure in ("liver", "spleen")
+    ]
+    assert float(rows[2]["dice"]) == pytest.approx(2 / 3)
+    assert float(rows[2]["hd_mm"]) == 1
+    json.loads(evaluation.json.read_text(), parse_constant=pytest.fail)
+    assert read_record(evaluation.json, Scores) == evaluation.scores
+    assert evaluation.failed == {}
+
+
+def test_missing_and_unpaired_predictions(places):
+    predictions, references, out = places
+    (predictions / "a.nii.gz").rename(predictions / "z.nii.gz")
+    events, evaluation = run(predictions, references, out)
+    assert evaluation.missing_predictions == ("a",)
+    assert evaluation.unpaired_predictions == ("z",)
+    warnings = [event.text for event in events if isinstance(event, Note) and event.warning]
+    assert len(warnings) == 2
+    assert "missed: a" in warnings[0]
+    assert "not scored: z" in warnings[1]
+    of_a = [row for row in evaluation.scores.scores if row.case == "a"]
+    assert [(row.structure, row.status, row.hd_mm) for row in of_a] == [
+        ("1", "missed", math.inf),
+        ("2", "missed", math.inf),
+    ]
+    assert {row.case for row in evaluation.scores.scores} == {"a", "b", "c"}
+    hd = evaluation.scores.structures[0].metrics["hd_mm"]
+    assert hd.mean_penalised == pytest.approx((math.hypot(10, 9, 16) + 1 + 0) / 3)
+
+
+def test_bad_cases_are_named_and_the_others_go_on(places):
+    predictions, references, out = places
+    (predictions / "a.nii.gz").write_bytes(b"nothing")
+    write(predictions / "b.nii.gz", offset=5.0)
+    events, evaluation = run(predictions, references, out)
+    assert sorted(evaluation.failed) == ["a", "b"]
+    assert evaluation.failed["a"].startswith("prediction: cannot be read as NIfTI")
+    assert "lie 5 mm apart" in evaluation.failed["b"]
+    assert str(predictions) not in evaluation.json.read_text()
+    assert {row.case for row in evaluation.scores.scores} == {"c"}
+    assert len([event for event in events if isinstance(event, Note) and event.warning]) == 2
+    assert evaluation.scores.failed == evaluation.failed
+
+
+def test_in_other_processes_the_scores_are_the_same(places, monkeypatch):
+    _, here = run(*places)
+    monkeypatch.setattr(folders, "SECONDS_PER_CASE", 100.0)
+    _, there = run(*places)
+    assert there.scores == here.scores
+
+
+def test_single_files_and_names_of_the_dataset(places):
+    predictions, references, out = places
+    (references.parent / "dataset.json").write_text(
+        '{"labels": {"background": 0, "liver": 1, "spleen": 2, "stent": 3}}'
+    )
+    _, evaluation = run(predictions / "b.nii.gz", references / "b.nii.gz", out)
+    assert [(row.structure, row.status) for row in evaluation.scores.scores] == [
+        ("liver", "scored"),
+        ("spleen", "scored"),
+        ("stent", "both_empty"),
+    ]
+
+
+def test_wrong_use(places, tmp_path):
+    predictions, references, out = places
+    with pytest.raises(InputError, match="tolerance"):
+        run(predictions, references, out, tolerance_mm=-1)
+    with pytest.raises(InputError, match="no such file or folder"):
+        run(tmp_path / "nowhere", references, out)
+    with pytest.raises(InputError, match="several label values"):
+        run(predictions, references, out, names={1: "a", 2: "a"})
+    assert not out.exists()
