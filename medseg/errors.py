@@ -76,15 +76,20 @@ def explained(where: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ResourceError(_reason(error), where, _advice(error)) from error
+        raise ResourceError(_reason(error), where or str(error.filename or ""), _advice(error)) from error
+
+
+def _number(error: OSError) -> int:
+    """The system's number for the error; numpy tells of a write that was cut short by words alone."""
+    return error.errno or (errno.ENOSPC if "requested and" in str(error) else 0)
 
 
 def _reason(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+    return os.strerror(_number(error)).lower() if _number(error) else str(error)
 
 
 def _advice(error: OSError) -> str:
-    match error.errno:
+    match _number(error):
         case errno.ENOSPC | errno.EDQUOT:
             return "free some space there or choose another folder, then run the same command again"
         case errno.EACCES | errno.EPERM | errno.EROFS:

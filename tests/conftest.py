@@ -24,3 +24,9 @@ def real_data(pytestconfig: pytest.Config) -> Path:
     if not folder.is_dir():
         pytest.skip("no real data (--real-data DIR)")
     return folder
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verbs compute on one thread: small tests are slower on several, and the order of sums is fixed."""
+    monkeypatch.setattr("medseg.compute.available_cores", lambda: 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from importlib.metadata import version
@@ -9,17 +10,16 @@ from typing import Annotated
 
 STARTED = time.monotonic()  # a training budget counts from here
 
-import click  # noqa: E402
 import typer  # noqa: E402
 
 from medseg.cli import doctor, evaluate, infer, inspect, plan, run, train  # noqa: E402
 from medseg.errors import DONE, INTERRUPTED, WRONG_USE, MedsegError, explained  # noqa: E402
 
+UseError: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException: click's own, or typer's copy of it
 NOTICE = "Research use only; not for diagnosis or treatment."
 
 app = typer.Typer(
     name="medseg",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -56,6 +56,9 @@ for verb in (plan, train, infer, evaluate, run, inspect, doctor):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a verb and leave with its exit code: 0 done, 1 some cases failed, 2 wrong use or input, 130 interrupted."""
+    # Read by OpenMP when torch is loaded: waiting threads sleep instead of spinning. Beside other work spinning
+    # doubles the processor time of a step and makes it several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -63,16 +66,32 @@ def run_command(arguments: list[str]) -> int:
     """Run a verb; its exit code. Users' mistakes and the machine's limits are one line on standard error."""
     try:
         with explained(""):
-            code = app(arguments, standalone_mode=False)
+            code = app(arguments or ["--help"], prog_name="medseg", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's way of telling of a Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else DONE
     except MedsegError as error:
         if "--debug" in arguments:
             raise
-        sys.stderr.write(f"medseg: {error}\n")
+        _complain(str(error))
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
+    except UseError as error:
+        _complain(f"{_words(error)}; see {_verb(error)} --help")
         return WRONG_USE
-    except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("medseg: interrupted; run the same command again to go on\n")
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; run the same command again to go on")
         return INTERRUPTED
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"medseg: {' '.join(text.splitlines())}\n")
+
+
+def _words(error: Exception) -> str:
+    said = error.format_message() if hasattr(error, "format_message") else str(error)
+    return str(said).rstrip(".")
+
+
+def _verb(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else "medseg"

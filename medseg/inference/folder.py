@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from medseg.errors import InputError, MedsegError, ResourceError
+from medseg.errors import InputError, MedsegError, ResourceError, explained
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, output_of, outputs_stand, read_record, sha256, write_record
 from medseg.imaging.nifti import write_labels
@@ -47,17 +47,18 @@ def infer_folder(run: Path, scans: Path, out: Path, device: torch.device) -> Ite
 
     Raises:
         RunError: `run` holds no finished fold.
-        InputError: nothing to read under `scans`.
+        InputError: nothing to read under `scans`, or `out` lies among them.
         ResourceError: `out` cannot be written to.
     """
     folds = finished_folds(run)
+    _refuse_mixing(scans, out)
     models = [load_model(fold, device) for fold in folds]
     plan = models[0].card.plan
     key = model_key(models)
+    key_of_names = _case_map(out).key
+    found = find_scans(scans, bytes.fromhex(key_of_names))
     output_folder(out)
-    case_map = _case_map(out, None)
-    found = find_scans(scans, bytes.fromhex(case_map.key))
-    case_map = _case_map(out, found)
+    _remember(out, key_of_names, found)
     for left in found.left:
         yield Note(f"not used: {left.where}: {left.reason}")
     yield Stage("infer", len(found.scans), f"{len(found.scans)} scan(s), {len(folds)} fold(s)")
@@ -69,13 +70,13 @@ def infer_folder(run: Path, scans: Path, out: Path, device: torch.device) -> Ite
             if _stands(manifest, out, done_key := scan_key(scan, key)):
                 skipped += 1
             else:
-                manifest.unlink(missing_ok=True)
+                _forget(manifest, out / f"{scan.name}.nii.gz")
                 write_record(manifest, _predict_scan(scan, models, out, device, done_key))
         except ResourceError:
             raise
-        except MedsegError as error:
-            failed.append(Unread(case=scan.name, reason=str(error)))
-            yield Note(f"{scan.name} failed: {error}", warning=True)
+        except (MedsegError, MemoryError) as error:
+            failed.append(Unread(case=scan.name, reason=_reason(error)))
+            yield Note(f"{scan.name} failed: {failed[-1].reason}", warning=True)
         except torch.OutOfMemoryError:
             raise ResourceError("the GPU's memory ran out", scan.name, "use --device cpu or a smaller plan") from None
         yield Advanced(n, scan.name)
@@ -137,35 +138,60 @@ def scan_key(scan: Scan, model: str) -> str:
         raise InputError(f"cannot be read ({type(error).__name__})", scan.name) from error
 
 
-def _stands(manifest: Path, out: Path, key: str) -> bool:
-    if not manifest.is_file():
-        return False
+def _reason(error: MedsegError | MemoryError) -> str:
+    """Without `where`: it may be a path that names a patient."""
+    if isinstance(error, MemoryError):
+        return "is too large for the memory of this machine"
+    return f"{error.what}; {error.fix}" if error.fix else error.what
+
+
+def _refuse_mixing(scans: Path, out: Path) -> None:
+    """Labels have the names of their scans: among them they would replace them, or be taken for scans next time."""
+    folder = (scans if scans.is_dir() else scans.parent).resolve()
+    if folder in (out.resolve(), *(out.resolve().parents if scans.is_dir() else ())):
+        raise InputError("lies within the scans", out, "name a folder outside of them")
+
+
+def _forget(manifest: Path, labels: Path) -> None:
+    """From here on the case counts as not done; its older labels go too, as they are not of this scan and model."""
+    with explained(labels):
+        manifest.unlink(missing_ok=True)
+        labels.unlink(missing_ok=True)
+
+
+def _manifest(path: Path) -> Prediction | None:
+    """A finished case, or None where it is missing, damaged, or of another version."""
     try:
-        record = read_record(manifest, Prediction)
-    except MedsegError:
-        return False
-    return record.key == key and outputs_stand(out, record.outputs)
+        return read_record(path, Prediction)
+    except InputError:
+        return None
 
 
-def _case_map(out: Path, found: Found | None) -> CaseMap:
-    """Read the folder's private map, or begin one; `found` is added to it."""
+def _stands(manifest: Path, out: Path, key: str) -> bool:
+    record = _manifest(manifest)
+    return record is not None and record.key == key and outputs_stand(out, record.outputs)
+
+
+def _case_map(out: Path) -> CaseMap:
+    """The folder's private map, or an empty one with a key of its own."""
     path = out / "case_map.json"
-    before = read_record(path, CaseMap) if path.is_file() else CaseMap(key=secrets.token_hex(16), cases={})
-    cases = dict(before.cases)
-    for scan in found.scans if found else ():
-        names = {scan.paths[0].parent.name} if scan.kind == "dicom" else {scan.name}
-        cases[scan.name] = MappedCase(paths=tuple(str(p.resolve()) for p in scan.paths), names=tuple(names))
-    now = before.model_copy(update={"cases": cases})
-    if now != before or not path.is_file():
-        write_record(path, now, private=True)
-    return now
+    return read_record(path, CaseMap) if path.is_file() else CaseMap(key=secrets.token_hex(16), cases={})
+
+
+def _remember(out: Path, key: str, found: Found) -> None:
+    """Add where the scans came from to the private map."""
+    cases = dict(_case_map(out).cases)
+    for scan in found.scans:
+        name = scan.paths[0].parent.name if scan.kind == "dicom" else scan.name
+        cases[scan.name] = MappedCase(paths=tuple(str(p.resolve()) for p in scan.paths), names=(name,))
+    write_record(out / "case_map.json", CaseMap(key=key, cases=cases), private=True)
 
 
 def write_predictions(
     out: Path, plan: Plan, folds: Sequence[Path], device: torch.device, failed: Sequence[Unread]
 ) -> Predictions:
     """Rebuild `predictions.json` from the manifests that stand in the folder."""
-    found = [read_record(p, Prediction) for p in sorted((out / "cases").glob("*.done.json"))]
+    found = [m for p in sorted((out / "cases").glob("[!.]*.done.json")) if (m := _manifest(p)) is not None]
     predictions = Predictions(
         labels={str(value): name for value, name in plan.names.items()},
         folds=tuple(fold.name for fold in folds),

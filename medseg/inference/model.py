@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from medseg.errors import InputError, RunError
@@ -46,8 +46,9 @@ class Model:
 def save_model(folder: Path, network: nn.Module, card: ModelCard) -> None:
     """Write `model.safetensors`, then `model.json`: a fold counts as finished when the latter stands."""
     weights = folder / "model.safetensors"
+    whole = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
     with written_whole(weights) as beside:
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, beside)
+        beside.write_bytes(whole)
     write_record(folder / "model.json", card.model_copy(update={"weights_sha256": sha256([weights])}))
 
 

@@ -29,7 +29,7 @@ def tile_starts(size: int, patch: int, step: float) -> list[int]:
     if size <= patch:
         return [0]
     n = math.ceil((size - patch) / (patch * step)) + 1
-    return [round(k * (size - patch) / (n - 1)) for k in range(n)]
+    return sorted({round(k * (size - patch) / (n - 1)) for k in range(n)})
 
 
 def gaussian(patch: Sequence[int]) -> npt.NDArray[np.float32]:

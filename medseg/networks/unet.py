@@ -93,6 +93,8 @@ class UNet(nn.Module):
             x = self.decoder[s](torch.cat([self.up[s](x), skips[s]], dim=1))
             if s == 0 or (self.training and s < len(self.heads)):
                 logits.insert(0, self.heads[s](x))
+        if not self.decoder:  # a patch too small to halve
+            logits = [self.heads[0](x)]
         return logits if self.training and self.deep_supervision else logits[0]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from medseg.errors import InputError
 from medseg.evaluation.cohort import Scores
@@ -66,6 +66,8 @@ class Step(Record):
 
 class Recipe(Record):
     """A whole recipe file."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML reads `spacing: 1.5` as a number
 
     version: Literal[1]
     title: str
@@ -128,16 +130,23 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
             raise InputError(
                 f"--set {setting} cannot be used", path, f"give key=value with one of {', '.join(changeable)}"
             )
-        found[key] = str(Path(value).resolve()) if key == "data" else yaml.safe_load(value)
+        found[key] = str(Path(value).resolve()) if key == "data" else _value(setting, value)
     try:
         recipe = Recipe.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}", path) from error
     for number, step in enumerate(recipe.steps, 1):
-        if len(step.model_fields_set) != 1:
-            raise InputError(f"step {number} must hold exactly one verb", path)
+        if sum(value is not None for _, value in step) != 1:
+            raise InputError(f"step {number} must hold exactly one verb, such as plan: {{}}", path)
     return recipe
+
+
+def _value(setting: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {setting} is not YAML", fix="give key=value") from None
 
 
 def run_recipe(recipe: Recipe, out: Path) -> Iterator[Event | StepBegins | Ran]:

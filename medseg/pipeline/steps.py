@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from medseg.errors import InputError, RunError
+from medseg.errors import InputError
 from medseg.evaluation.folders import Evaluation, evaluate_folders
 from medseg.events import Event
 from medseg.imaging.inspect import Inspection
@@ -45,11 +45,13 @@ def plan(
         raise InputError(f"--dims {dims} is no choice", fix="give auto, 2d or 3d")
     if memory_gb is not None and not 1 <= memory_gb <= 1000:
         raise InputError(f"--memory {memory_gb:g} GB cannot be planned for", fix="give 1 to 1000")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed} cannot be used", fix="give 0 to 4294967295")
     request = Request(
         spacing=spacing,
         dims=dims,
         memory_gb=memory_gb,
-        budget=budget_from(budget) if budget else Budget(),
+        budget=budget_from(budget) if budget is not None else Budget(),
         device=device_kind(device),
         seed=seed,
     )
@@ -76,11 +78,12 @@ def train(
         raise InputError("--budget and --steps cannot both be given", fix="give one of them")
     if steps is not None and steps < 1:
         raise InputError(f"--steps {steps} trains nothing", fix="give at least 1")
+    allowed = Budget(steps=steps) if steps else budget_from(budget) if budget is not None else None
+    where = choose_device(device)
     if folds is not None:
         training.use_folds(run, folds)
-    wanted = [fold or "0"] if folds is None else [str(k) for k in range(folds)]
-    allowed = Budget(steps=steps) if steps else budget_from(budget) if budget else None
-    yield from training.train(run, wanted, allowed, choose_device(device), started=began)
+    wanted = ["0" if fold is None else fold] if folds is None else [str(k) for k in range(folds)]
+    yield from training.train(run, wanted, allowed, where, started=began)
 
 
 def infer(run: Path, scans: Path, out: Path, device: str = "auto") -> Iterator[Event | Inferred]:
@@ -88,8 +91,6 @@ def infer(run: Path, scans: Path, out: Path, device: str = "auto") -> Iterator[E
     from medseg.compute import choose_device
     from medseg.inference.folder import infer_folder
 
-    if not run.is_dir():
-        raise RunError("there is no such run folder", run, "make one with medseg plan DATA -o RUN")
     yield from infer_folder(run, scans, out, choose_device(device))
 
 

@@ -20,7 +20,7 @@ class Finding:
 
 
 def odd_cases(cases: Sequence[CaseFingerprint]) -> list[Finding]:
-    """Single slices among volumes (or the reverse), another number of channels, and label maps that are empty."""
+    """Single slices among volumes (or the reverse), which are bad, and empty label maps, which may be meant."""
     findings: list[Finding] = []
     if not cases:
         return findings

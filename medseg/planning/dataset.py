@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from medseg.preprocessing.prepare import resampled_shape
 FOLDS = 5
 MOST_BAD = 0.5  # with more bad cases than this share something general is wrong: better to stop
 SECONDS_A_VOXEL = {"look": 6e-8, "prepare": 3e-7}  # one core, for choosing between a pool and none
-BYTES_A_VOXEL = 40.0  # peak of one case's preparation, float32 image and its resampled copies
+BYTES_A_VOXEL = 40.0  # peak of one channel's preparation, float32 image and its resampled copies
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> I
         yield Note(f"not used: {left.where}: {left.reason}", warning=True)
 
     looked: list[CaseFingerprint] = []
-    jobs = [FingerprintJob(case, dataset, run / "cache" / "fingerprint") for case in dataset.cases]
+    told = replace(dataset, cases=(), left=())  # all that a worker needs: jobs stay small however many cases there are
+    jobs = [FingerprintJob(case, told, run / "cache" / "fingerprint") for case in dataset.cases]
     yield Stage("look", len(jobs), f"reading {len(jobs)} cases")
     executor, in_flight = local_executor(len(jobs), _bytes(dataset.cases) * 3 * SECONDS_A_VOXEL["look"])
     for result in over_cases(fingerprint_case, jobs, executor, in_flight):
@@ -63,7 +64,7 @@ def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> I
             looked.append(result.record)
         else:
             failed[result.case.case.name] = result.reason
-            yield Note(f"set aside: {result.reason}", warning=True)
+            yield _set_aside(result.case.case.name, result.reason)
         yield Advanced(len(looked) + len(failed), result.case.case.name)
     for finding in odd_cases(looked):
         yield Note(f"{'set aside' if finding.bad else 'look at'}: {finding.case}: {finding.what}", warning=True)
@@ -74,14 +75,20 @@ def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> I
 
     plan = _plan(dataset, run, fingerprint, request, measure)
     _check_trained(run, plan)
-    write_record(run / "fingerprint.json", fingerprint)
-    write_record(run / "splits.json", splits(fingerprint, request.seed))
+    _write_cases(run, fingerprint, request.seed)
     write_record(run / "plan.json", plan)
     yield Note(f"plan written: {plan.chosen.upper()}, {run / 'plan.json'}")
 
     yield from _prepare(dataset, run, fingerprint, plan, failed)
-    prepared = len(fingerprint.cases) - sum(c.case in failed for c in fingerprint.cases)
-    yield Planned(run, plan, prepared, failed)
+    prepared = Fingerprint(cases=tuple(c for c in fingerprint.cases if c.case not in failed))
+    if prepared != fingerprint:
+        _refuse_bad(prepared, failed, data)
+        _write_cases(run, prepared, request.seed)  # training must not wait for what is not there
+    yield Planned(run, plan, len(prepared.cases), failed)
+
+
+def _set_aside(case: str, reason: str) -> Note:
+    return Note(f"set aside: {reason if case in reason else f'{case}: {reason}'}", warning=True)
 
 
 def _refuse_bad(fingerprint: Fingerprint, failed: dict[str, str], data: Path) -> None:
@@ -99,8 +106,8 @@ def _plan(dataset: Dataset, run: Path, fingerprint: Fingerprint, request: Reques
     structures = tuple(Structure(value=value, name=name) for value, name in sorted(dataset.labels.items()))
     if path.is_file():
         stands = read_record(path, Plan)
-        asked = (stands.request, stands.fingerprint, stands.structures, stands.medseg)
-        if asked == (request, fingerprint.digest, structures, version("medseg")):
+        asked = (stands.request, stands.fingerprint, stands.channels, stands.structures, stands.medseg)
+        if asked == (request, fingerprint.digest, dataset.channels, structures, version("medseg")):
             return stands
     decided = decide(fingerprint, structures, dataset.channels, request, measure)
     return Plan(
@@ -118,11 +125,26 @@ def _plan(dataset: Dataset, run: Path, fingerprint: Fingerprint, request: Reques
     )
 
 
+def _is_trained(run: Path) -> bool:
+    return any((run / "folds").glob("*/*.safetensors"))
+
+
 def _check_trained(run: Path, plan: Plan) -> None:
-    trained = [p for p in (run / "folds").glob("*/*") if p.suffix == ".safetensors"]
     path = run / "plan.json"
-    if trained and path.is_file() and read_record(path, Plan) != plan:
+    if _is_trained(run) and path.is_file() and read_record(path, Plan) != plan:
         raise RunError("holds folds that were trained by another plan", run, "plan into a new folder")
+
+
+def _write_cases(run: Path, fingerprint: Fingerprint, seed: int) -> None:
+    """Fingerprint and folds; folds of the same cases stay, since `medseg train --folds` may have cut them otherwise."""
+    write_record(run / "fingerprint.json", fingerprint)
+    path = run / "splits.json"
+    if path.is_file():
+        stand = read_record(path, Splits)
+        named = {name for fold in stand.folds for name in (*fold.train, *fold.validation)}
+        if _is_trained(run) or (stand.seed == seed and named == {c.case for c in fingerprint.cases}):
+            return
+    write_record(path, splits(fingerprint, seed))
 
 
 def splits(fingerprint: Fingerprint, seed: int, folds: int = FOLDS) -> Splits:
@@ -137,7 +159,8 @@ def _prepare(
     configuration = plan.configuration
     folder = run / "cache" / configuration.name
     kept = {c.case: c for c in fingerprint.cases}
-    jobs = [CacheJob(c, dataset, configuration.preprocessing, folder) for c in dataset.cases if c.name in kept]
+    told = replace(dataset, cases=(), left=())
+    jobs = [CacheJob(c, told, configuration.preprocessing, folder) for c in dataset.cases if c.name in kept]
     jobs.sort(key=lambda job: -math.prod(kept[job.case.name].shape))
     target = configuration.preprocessing.spacing_mm
     voxels = {
@@ -149,13 +172,15 @@ def _prepare(
     seconds = todo * SECONDS_A_VOXEL["prepare"]
     gb = sum(voxels.values()) * 3 * len(plan.channels) / 1e9
     yield Stage("prepare", len(jobs), f"about {max(seconds, 1):.0f} s on one core, {gb:.2g} GB on disk")
-    executor, in_flight = local_executor(len(jobs), seconds, BYTES_A_VOXEL * max(voxels.values(), default=0))
+    executor, in_flight = local_executor(
+        len(jobs), seconds, BYTES_A_VOXEL * len(plan.channels) * max(voxels.values(), default=0)
+    )
     if standing_now:
         yield Note(f"{standing_now} of {len(jobs)} already prepared; unchanged ones are kept")
     for done, result in enumerate(over_cases(prepare_case, jobs, executor, in_flight), 1):
         if not isinstance(result, Done):
             failed[result.case.case.name] = result.reason
-            yield Note(f"set aside: {result.case.case.name}: {result.reason}", warning=True)
+            yield _set_aside(result.case.case.name, result.reason)
         yield Advanced(done, result.case.case.name)
 
 

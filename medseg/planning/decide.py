@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from medseg.errors import InputError
 from medseg.networks.topology import NetworkSettings, forward_macs
 from medseg.planning import rules
 from medseg.planning.fingerprint import Fingerprint
@@ -17,14 +18,22 @@ Measure = Callable[[NetworkSettings, tuple[int, ...], int], float]  # (network, 
 
 DEFAULT_BUDGET_S = {"cpu": 3600.0, "cuda": 8 * 3600.0}
 DEFAULT_MEMORY_GB = 8.0
+MOST_STRUCTURES = 255  # classes are kept as bytes
 FEWEST_SLICES = 8  # a 3D network cannot halve fewer
 
-# A CPU does a hundredth of a GPU's steps in the same time: there, many small steps of a small network win.
-# On the hippocampus set nnU-Net's own plan (batch 7, 300 steps) reached Dice 0.44, batch 2 with 1200 steps 0.84.
+# A CPU does a hundredth of a GPU's steps in the same time: there, many small steps win. On the hippocampus set
+# nnU-Net's own plan (batch 7, 300 steps) reached Dice 0.44, batch 2 with 1200 steps 0.84; on the sample data a budget
+# of 200 CPU-seconds found no lesion with patches of 56x48x40 and found it (Dice 0.77) with patches of 32x32x32.
 CPU_BATCH = 2
-CPU_PATCH_VOXELS = {2: 256**2, 3: 64**3}
-CPU_BASES = (32, 24, 16, 12, 8)
-CPU_STEPS_WANTED = 1500
+CPU_CHOICES = (  # (features, patch side in 3D, steps that the budget must hold); the first that fits is taken
+    (32, 64, 3000),
+    (16, 64, 600),
+    (16, 48, 600),
+    (16, 40, 600),
+    (16, 32, 600),
+    (8, 32, 0),
+)
+SIDE_2D = 4  # a 2D patch is this many times as long: it costs less than a 3D one even so
 CPU_TRAINING_SHARE = 0.9  # of the budget; the rest is start and final validation
 
 
@@ -50,6 +59,9 @@ def decide(
     Raises:
         InputError: an option cannot be used, or the data set holds nothing to learn.
     """
+    if len(structures) > MOST_STRUCTURES:
+        fix = f"plan for at most {MOST_STRUCTURES} of them"
+        raise InputError(f"there are {len(structures)} structures, too many for one network", fix=fix)
     budget, budget_reason = _budget(request)
     common = [rules.normalisation(fingerprint, k, name) for k, name in enumerate(channels)]
     mirror, mirror_reason = rules.mirror_axes(fingerprint, structures)
@@ -94,12 +106,15 @@ class _Maker:
 
     def make(self, name: Literal["2d", "3d"] | str, channels: tuple, mirror: tuple[int, ...]) -> Configuration:  # type: ignore[type-arg]
         """One configuration with its own reasons."""
-        spacing, spacing_reason = rules.target_spacing(self.fingerprint, self.request.spacing)
         axis = rules.coarsest_axis(self.fingerprint) if name == "2d" else None
+        plane = [a for a in range(3) if a != axis]
+        spacing, spacing_reason = rules.target_spacing(self.fingerprint, self.request.spacing, plane)
         target = tuple(None if a == axis else s for a, s in enumerate(spacing))
         shape = rules.median_shape(self.fingerprint, target)
-        plane = [a for a in range(3) if a != axis]
-        network, patch, batch, reasons = self._network([spacing[a] for a in plane], [shape[a] for a in plane], channels)
+        voxels = len(self.fingerprint.cases) * math.prod(shape)  # of whole scans in 2D too: every slice teaches
+        network, patch, batch, reasons = self._network(
+            [spacing[a] for a in plane], [shape[a] for a in plane], len(channels), voxels
+        )
         full = dict(zip(plane, patch, strict=True))
         x, y, z = (full.get(a, 1) for a in range(3))
         mirrored = tuple(a for a in mirror if a != axis)
@@ -117,14 +132,13 @@ class _Maker:
         )
 
     def _network(
-        self, spacing: Sequence[float], shape: Sequence[int], channels: Sequence[object]
+        self, spacing: Sequence[float], shape: Sequence[int], channels: int, voxels: int
     ) -> tuple[NetworkSettings, tuple[int, ...], int, list[Reason]]:
         classes = len(self.structures) + 1
         if self.request.device == "cpu" and self.request.memory_gb is None:
-            return self._for_cpu(spacing, shape, len(channels), classes)
+            return self._for_cpu(spacing, shape, channels, classes)
         memory = self.request.memory_gb or DEFAULT_MEMORY_GB
-        network, patch = rules.fit_to_memory(spacing, shape, len(channels), classes, memory)
-        voxels = len(self.fingerprint.cases) * math.prod(shape)
+        network, patch = rules.fit_to_memory(spacing, shape, channels, classes, memory)
         batch = rules.batch_size(network, patch, memory, voxels)
         asked = "as asked" if self.request.memory_gb else "the default; --memory sets another"
         why = f"nnU-Net's rule for {memory:g} GB of GPU memory ({asked}), patch at most the median scan"
@@ -133,22 +147,28 @@ class _Maker:
     def _for_cpu(
         self, spacing: Sequence[float], shape: Sequence[int], channels: int, classes: int
     ) -> tuple[NetworkSettings, tuple[int, ...], int, list[Reason]]:
-        """The widest network that takes enough steps within the budget."""
-        start = rules.start_patch(spacing, shape, CPU_PATCH_VOXELS[len(shape)])
-        made = [rules.unet(spacing, start, channels, classes, base) for base in CPU_BASES]
-        middle, patch = made[CPU_BASES.index(16)]
-        network, why = middle, "a CPU trains this width in reasonable time"
-        if self.budget.seconds:
-            rate = self.measure(middle, patch, CPU_BATCH) / forward_macs(middle, patch)
-            allowed = CPU_TRAINING_SHARE * self.budget.seconds
-            fits = [n for n, p in made if allowed / (rate * forward_macs(n, p)) >= CPU_STEPS_WANTED]
-            network = fits[0] if fits else made[-1][0]
-            seconds = rate * forward_macs(network, patch)
-            why = (
-                f"on this CPU a step takes about {seconds:.2g} s, so the budget holds about {allowed / seconds:.0f}; "
-                f"the widest network with {CPU_STEPS_WANTED} or more is taken, else the narrowest"
+        """The widest network on the largest patch for which the budget holds enough steps."""
+        dims = len(shape)
+        made = []
+        for base, side, wanted in CPU_CHOICES:
+            volume = (side if dims == 3 else SIDE_2D * side) ** dims
+            made.append(
+                (*rules.unet(spacing, rules.start_patch(spacing, shape, volume), channels, classes, base), wanted)
             )
-        patch_why = f"at most the median scan and {CPU_PATCH_VOXELS[len(shape)]} voxels, so that a CPU steps often"
+        network, patch, _ = made[1]
+        why, patch_why = "a CPU trains this width in reasonable time", "at most the median scan"
+        if self.budget.seconds:
+            rate = self.measure(network, patch, CPU_BATCH) / forward_macs(network, patch)
+            held = [CPU_TRAINING_SHARE * self.budget.seconds / (rate * forward_macs(n, p)) for n, p, _ in made]
+            taken = next(k for k, (_, _, wanted) in enumerate(made) if held[k] >= wanted)
+            network, patch, wanted = made[taken]
+            why = f"the budget holds about {held[taken]:.0f} steps of this width on this CPU"
+            why += f" ({held[0]:.0f} of width 32)" if taken else ""
+            patch_why += (
+                f" and as large as leaves {wanted} steps or more in the budget"
+                if wanted
+                else ("; as small as allowed, for the budget is short")
+            )
         return network, patch, CPU_BATCH, [_patch_reason(patch, patch_why), _network_reason(network, CPU_BATCH, why)]
 
 

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import InputError, MedsegError
+from medseg.errors import InputError, MedsegError, explained
 from medseg.files import Record, read_record, sha256, write_record
-from medseg.imaging.dataset import Case, Dataset, check_pair, read_case_image, read_case_label
+from medseg.imaging.dataset import Case, Dataset, check_channels, check_pair, read_case_image, read_case_label
 from medseg.preprocessing.crop import nonzero_box, slices
 from medseg.preprocessing.orientation import turn_to_ras, turned, turned_numbers
 
 VERSION = 1
 QUANTILES = 201  # 0, 0.5, ..., 100 %: holds the 0.5 and 99.5 % points that CT clipping needs
-SMALLEST_SHARE = 1e-9
 
 
 class Sketch(Record):
@@ -40,7 +39,7 @@ class Structure(Record):
 
 
 class CaseFingerprint(Record):
-    """One case, in RAS axes; `key` is a digest of its files, so that an unchanged case is not read again."""
+    """One case, in RAS axes; `key` is a digest of its files and label values: an unchanged case is not read again."""
 
     version: int
     case: str
@@ -84,16 +83,20 @@ def fingerprint_case(job: FingerprintJob) -> CaseFingerprint:
     """Look at one case and keep what was seen in `folder`, unless it stands there for the same files.
 
     Raises:
-        InputError, GeometryError: the case cannot be read or its label does not fit.
+        InputError, GeometryError: the case cannot be read, or its channels or its label do not fit.
+        ResourceError: a file of the case cannot be opened.
     """
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
     kept = job.folder / f"{job.case.name}.json"
-    key = sha256([*job.case.images, job.case.label])
+    with explained(job.case.name):  # a file that vanished meanwhile is a fault of the case
+        files = sha256([*job.case.images, job.case.label])
+    key = hashlib.sha256(f"{sorted(job.dataset.labels)} {files}".encode()).hexdigest()
     stands = _standing(kept, key)
     if stands is not None:
         return stands
     channels = [read_case_image(job.case, index) for index in range(len(job.case.images))]
+    check_channels(channels, job.case.name)
     labels = read_case_label(job.case, job.dataset)
     check_pair(channels[0], labels, job.case)
     grid = channels[0].grid
@@ -153,18 +156,24 @@ def _structures(label: npt.NDArray[np.unsignedinteger], voxel_ml: float) -> tupl
 
 
 def pooled(fingerprint: Fingerprint, channel: int) -> Sketch:
-    """One channel's sketch over all cases, each case with equal weight, as nnU-Net samples them."""
+    """One channel's sketch over all cases, each case with equal weight, as nnU-Net samples them.
+
+    Quantiles are read from the mean of the cases' cumulative distributions: a quantile of all quantiles would be
+    ruled by the cases' extremes.
+    """
     sketches = [c.channels[channel] for c in fingerprint.cases if c.channels[channel].voxels]
     if not sketches:
         return Sketch(voxels=0, mean=0.0, sd=0.0, quantiles=())
     means = np.array([s.mean for s in sketches])
     variance = np.mean([s.sd**2 for s in sketches]) + means.var()
-    every = np.sort(np.concatenate([s.quantiles for s in sketches]))
+    levels = np.linspace(0, 1, QUANTILES)
+    every = np.unique(np.concatenate([s.quantiles for s in sketches]))
+    below = np.mean([np.interp(every, s.quantiles, levels) for s in sketches], axis=0)
     return Sketch(
         voxels=sum(s.voxels for s in sketches),
         mean=float(means.mean()),
         sd=float(np.sqrt(variance)),
-        quantiles=tuple(float(q) for q in np.quantile(every, np.linspace(0, 1, QUANTILES))),
+        quantiles=tuple(float(q) for q in np.interp(levels, below, every)),
     )
 
 

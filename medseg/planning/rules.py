@@ -6,6 +6,7 @@ Source: Isensee et al., Nature Methods 2021, and the planner of nnU-Net v2 as de
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -38,14 +39,24 @@ SIDED_SD = 2.0  # a structure's place is fixed along an axis if it is this many 
 # --- spacing ---------------------------------------------------------------------------------------------------------
 
 
-def target_spacing(fingerprint: Fingerprint, asked: str) -> tuple[Numbers, Reason]:
+def target_spacing(fingerprint: Fingerprint, asked: str, axes: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Reason]:
     """The spacing (R, A, S) in mm that scans are resampled to, for `isotropic`, `median`, or a number of mm.
+
+    A 2D network resamples within slices alone: then only `axes` count, and the third number is of no use.
 
     Raises:
         InputError: `asked` is none of these.
     """
+    spacing, reason = _target(fingerprint, asked, axes)
+    if len(axes) < 3:
+        within = " x ".join(f"{spacing[a]:.3g}" for a in axes)
+        reason = reason.model_copy(update={"choice": f"{within} mm within each slice; slices as stored"})
+    return spacing, reason
+
+
+def _target(fingerprint: Fingerprint, asked: str, axes: Sequence[int]) -> tuple[Numbers, Reason]:
     if asked == "isotropic":
-        return _isotropic(fingerprint)
+        return _isotropic(fingerprint, axes)
     if asked == "median":
         return _median(fingerprint)
     try:
@@ -57,14 +68,15 @@ def target_spacing(fingerprint: Fingerprint, asked: str) -> tuple[Numbers, Reaso
     return (mm, mm, mm), Reason(topic="spacing", choice=f"{mm:g} mm isotropic", why="as asked")
 
 
-def _isotropic(fingerprint: Fingerprint) -> tuple[Numbers, Reason]:
-    finest = float(np.median([min(c.spacing_mm) for c in fingerprint.cases]))
-    volume = float(np.median([math.prod(c.spacing_mm) for c in fingerprint.cases]))
-    mm = round(max(finest, (volume / MOST_VOXELS) ** (1 / 3)), 3)
-    stored = tuple(float(np.median([c.spacing_mm[a] for c in fingerprint.cases])) for a in range(3))
-    change = ", ".join(f"{name} {s:.3g} -> {mm:.3g}" for name, s in zip(AXES, stored, strict=True))
+def _isotropic(fingerprint: Fingerprint, axes: Sequence[int]) -> tuple[Numbers, Reason]:
+    spacings = np.array([c.spacing_mm for c in fingerprint.cases])[:, axes]
+    finest = float(np.median(spacings.min(axis=1)))
+    coarser = (float(np.median(spacings.prod(axis=1))) / MOST_VOXELS) ** (1 / len(axes))
+    mm = float(f"{max(finest, coarser):.4g}")
+    stored = np.median(spacings, axis=0)
+    change = ", ".join(f"{AXES[a]} {s:.3g} -> {mm:.3g}" for a, s in zip(axes, stored, strict=True))
     why = f"the finest axis of the median case is {finest:.3g} mm"
-    if mm > finest:
+    if coarser > finest:
         why += f"; coarsened, since more than {MOST_VOXELS:g} times the stored voxels add cost but no detail"
     why += f"; median spacing in mm: {change}"
     return (mm, mm, mm), Reason(topic="spacing", choice=f"{mm:.3g} mm isotropic", why=why)
@@ -93,8 +105,12 @@ def median_shape(fingerprint: Fingerprint, spacing_mm: Sequence[float | None]) -
 
 
 def coarsest_axis(fingerprint: Fingerprint) -> int:
-    """The axis (R, A, S) along which most cases are sliced: that of the largest spacing; head-foot where all agree."""
-    votes = [int(np.argmax(np.round(c.spacing_mm[::-1], 4))) for c in fingerprint.cases]
+    """The axis (R, A, S) along which most cases are sliced: of a single voxel, else of the largest spacing.
+
+    Head-foot where all axes are alike.
+    """
+    thick = [np.where(np.array(c.shape) == 1, np.inf, np.round(c.spacing_mm, 4)) for c in fingerprint.cases]
+    votes = [int(np.argmax(t[::-1])) for t in thick]
     return 2 - int(np.bincount(votes, minlength=3).argmax())
 
 
@@ -112,7 +128,8 @@ def normalisation(fingerprint: Fingerprint, channel: int, name: str) -> tuple[No
         low, high = sketch.quantiles[1], sketch.quantiles[-2]
         how = Normalisation(kind="ct", lower=low, upper=high, mean=sketch.mean, sd=sketch.sd)
         why = f"0.5 to 99.5 % of {sketch.voxels} labelled voxels; Hounsfield units mean the same in every scan"
-        return how, Reason(topic=topic, choice=f"clip {low:.0f} to {high:.0f} HU, then by the data set's mean", why=why)
+        choice = f"clip {round(low)} to {round(high)} HU, then by the data set's mean"
+        return how, Reason(topic=topic, choice=choice, why=why)
     kept = float(np.median([math.prod(c.cropped) / math.prod(c.shape) for c in fingerprint.cases]))
     nonzero = kept < CROPPED_AWAY
     how = Normalisation(kind="zscore", nonzero_only=nonzero)
@@ -194,7 +211,7 @@ def start_patch(spacing: Sequence[float], shape: Sequence[int], volume: float | 
     n = len(shape)
     inverse = np.array([1 / s for s in spacing])
     scale = ((volume or START_VOLUME[n]) / inverse.prod()) ** (1 / n)
-    return tuple(min(round(float(i * scale)), m) for i, m in zip(inverse, shape, strict=True))
+    return tuple(min(max(1, round(float(i * scale))), m) for i, m in zip(inverse, shape, strict=True))
 
 
 def fit_to_memory(
@@ -259,7 +276,8 @@ def mirror_axes(fingerprint: Fingerprint, structures: Sequence[Structure]) -> tu
 
 def _sided(fingerprint: Fingerprint, structures: Sequence[Structure], axis: int) -> str:
     """Why `axis` must not be mirrored, or an empty text."""
-    words = {w for s in structures for w in s.name.lower().replace("_", " ").replace("-", " ").split()}
+    spaced = " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", s.name) for s in structures)  # KidneyLeft: kidney, left
+    words = set(re.findall(r"[a-z0-9]+", spaced.lower()))  # vertebra L1 is no side
     if axis == 0 and words & {"left", "right", "l", "r", "lh", "rh"}:
         return "names tell left from right"
     places = {s.name: centres(fingerprint, s.value)[:, axis] for s in structures}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import InputError, MedsegError, RunError
+from medseg.errors import InputError, MedsegError, RunError, explained
 from medseg.files import Output, Record, output_of, outputs_stand, read_record, sha256, write_record, written_whole
 from medseg.imaging.dataset import Case, Dataset, check_pair, read_case_image, read_case_label
 from medseg.imaging.volume import LabelMap
@@ -57,7 +57,7 @@ def prepare_case(job: CacheJob) -> CachedCase:
 
     Raises:
         InputError, GeometryError: the case cannot be read or its label does not fit.
-        ResourceError: the disk is full.
+        ResourceError: the disk is full, or a file of the case cannot be opened.
     """
     key = cache_key(job)
     manifest = job.folder / f"{job.case.name}.json"
@@ -69,7 +69,7 @@ def prepare_case(job: CacheJob) -> CachedCase:
     labels = read_case_label(job.case, job.dataset)
     check_pair(channels[0], labels, job.case)
     prepared = prepare(channels, job.settings)
-    classes = prepare_labels(labels, prepared.undo, tuple(job.dataset.labels))
+    classes = prepare_labels(labels, prepared.undo, sorted(job.dataset.labels))
     written = (
         _save(job, "image", _smallest(prepared.image_CXYZ)),
         _save(job, "classes", classes),
@@ -92,8 +92,9 @@ def cache_key(job: CacheJob) -> str:
     """A digest of all that the prepared case depends on: the bytes of its files, the labels and the settings."""
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
-    told = json.dumps([VERSION, list(job.dataset.labels), job.settings.model_dump()], sort_keys=True)
-    files = sha256([*job.case.images, job.case.label])
+    told = json.dumps([VERSION, sorted(job.dataset.labels), job.settings.model_dump()], sort_keys=True)
+    with explained(job.case.name):  # a file that vanished meanwhile is a fault of the case
+        files = sha256([*job.case.images, job.case.label])
     return hashlib.sha256((told + files).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from medseg.errors import GeometryError
 from medseg.files import Record
+from medseg.imaging.dataset import check_channels
 from medseg.imaging.grid import Grid, Stored
 from medseg.imaging.volume import LabelMap, Volume
 from medseg.preprocessing.crop import Box, nonzero_box, slices
@@ -65,9 +66,7 @@ def prepare(channels: Sequence[Volume], settings: PreprocessingSettings) -> Prep
     grid = channels[0].grid
     if len(channels) != len(settings.channels):
         raise GeometryError(f"has {len(channels)} channel(s) where the plan has {len(settings.channels)}")
-    for other in channels[1:]:
-        if not grid.agrees(other.grid):
-            raise GeometryError(f"its channels lie up to {grid.deviation_mm(other.grid):.3g} mm apart")
+    check_channels(channels, "")
     turn = turn_to_ras(grid)
     image = np.stack([turned(v.array, turn) for v in channels]).astype(np.float32, copy=False)
     box = nonzero_box(image)

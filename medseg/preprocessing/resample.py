@@ -21,16 +21,17 @@ Orders = tuple[Order, Order, Order]
 LINEAR: Orders = (1, 1, 1)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)  # a scan needs nine at most; one of a large scan is a megabyte
 def zoom_matrix(old: int, new: int, order: Order) -> npt.NDArray[np.float32]:
     """The (new, old) matrix of a 1D spline zoom of `order` that maps the whole extent of old voxels onto new ones."""
     if old == 1:
-        return np.ones((new, 1), np.float32)
-    matrix = ndimage.zoom(
-        np.eye(old), (new / old, 1.0), order=order, mode="nearest", grid_mode=True, prefilter=order > 1
-    )
-    matrix.flags.writeable = False
-    return np.ascontiguousarray(matrix, dtype=np.float32)
+        matrix = np.ones((new, 1))
+    else:
+        factors = (new / old, 1.0)
+        matrix = ndimage.zoom(np.eye(old), factors, order=order, mode="nearest", grid_mode=True, prefilter=order > 1)
+    shared = np.ascontiguousarray(matrix, dtype=np.float32)
+    shared.flags.writeable = False
+    return shared
 
 
 def resampled(array_XYZ: npt.NDArray[np.float32], shape: Shape, orders: Orders) -> npt.NDArray[np.float32]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from medseg.errors import RunError
@@ -30,8 +30,9 @@ def save_checkpoint(path: Path, network: nn.Module, optimiser: torch.optim.Optim
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+    whole = save({k: v.contiguous() for k, v in tensors.items()}, {"progress": progress.model_dump_json()})
     with written_whole(path) as beside:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, {"progress": progress.model_dump_json()})
+        beside.write_bytes(whole)  # by Python, whose errors tell a full disk from others
 
 
 def load_checkpoint(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, plan: str) -> Progress | None:
@@ -52,10 +53,16 @@ def load_checkpoint(path: Path, network: nn.Module, optimiser: torch.optim.Optim
     if progress.plan != plan:
         raise RunError("the checkpoint belongs to another plan", path, fix)
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimiser."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
+            state.setdefault(int(index), {})[key] = _laid_out_as(weights[int(index)], tensor)
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     return progress
+
+
+def _laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor in the memory layout of its weight: fused optimisers walk through both by address."""
+    return torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor

@@ -100,7 +100,7 @@ def train(
 
     Raises:
         RunError: `run` is not a planned and prepared run, or a checkpoint belongs to another plan.
-        InputError: there is no such fold.
+        InputError: there is no such fold, or the budget ends before the first step.
         ResourceError: memory or disk gave out.
     """
     began = clock() if started is None else started
@@ -110,15 +110,14 @@ def train(
     left = [f for f in folds if not (run / "folds" / f / "model.json").is_file()]
     done: list[FoldTrained] = []
     for fold in folds:
-        cases = _fold_cases(parts, fold, run)
-        job = _Job(run, fold, plan, cases, budget.seconds, budget.steps, device, clock, began)
+        seconds, now = budget.seconds, clock()
+        if seconds is not None and fold in left:
+            seconds = (seconds - (now - began)) / len(left[left.index(fold) :])
+        job = _Job(run, fold, plan, _fold_cases(parts, fold, run), seconds, budget.steps, device, clock, now)
         if fold not in left:
             yield Note(f"fold {fold} is trained already; delete {job.folder} to train it anew")
             done.append(_finished(job))
             continue
-        if budget.seconds:
-            share = (budget.seconds - (clock() - began)) / len(left[left.index(fold) :])
-            job = _Job(run, fold, plan, cases, share, budget.steps, device, clock, clock() if done else began)
         try:
             for event in _train_fold(job):
                 if isinstance(event, FoldTrained):
@@ -149,7 +148,7 @@ def use_folds(run: Path, n: int) -> None:
     if any((run / "folds").glob("*/*.safetensors")):
         raise RunError(f"holds folds of a split into {len(parts.folds)}", run, "plan into a new folder")
     if not 2 <= n <= plan.cases:
-        raise InputError(f"{plan.cases} cases cannot be split into {n} folds", run)
+        raise InputError(f"{plan.cases} cases cannot be split into {n} folds", run, f"give 2 to {plan.cases}")
     fingerprint = read_record(run / "fingerprint.json", Fingerprint)
     write_record(run / "splits.json", splits(fingerprint, parts.seed, n))
 
@@ -160,8 +159,9 @@ def _fold_cases(parts: Splits, fold: str, run: Path) -> Fold:
         if not names:
             names = {c.case for c in read_record(run / "fingerprint.json", Fingerprint).cases}
         return Fold(train=tuple(sorted(names)), validation=())
-    if not fold.isdecimal() or int(fold) >= len(parts.folds):
-        raise InputError(f"there is no fold {fold}", run, f"give 0 to {len(parts.folds) - 1}, or all")
+    if fold not in map(str, range(len(parts.folds))):
+        known = f"0 to {len(parts.folds) - 1}, or all" if parts.folds else "all"
+        raise InputError(f"there is no fold {fold}", run, f"give {known}")
     return parts.folds[int(fold)]
 
 
@@ -181,7 +181,7 @@ def _train_fold(job: _Job) -> Iterator[Event | FoldTrained]:
         yield Note(f"fold {job.fold} goes on from step {before.step}")
 
     earlier = progress.elapsed_s
-    reserve = _final_cost(network, validation, job) if job.seconds else 0.0
+    reserve = _final_cost(network, validation, job) if job.seconds is not None else 0.0
     share_done = _schedule(job, earlier, reserve)
     expect = f"{len(training)} cases, {len(validation)} to validate on, {describe(job.device)}, {_amount(job)}"
     yield Stage(f"train fold {job.fold}", 100, expect)
@@ -220,6 +220,8 @@ def _train_fold(job: _Job) -> Iterator[Event | FoldTrained]:
             yield Advanced(
                 100 * step.share, f"step {step.step}, epoch {step.step / EPOCH_STEPS:.1f}, loss {last.loss:.3f}{dice}"
             )
+    if last.step == 0:
+        raise _too_short(job)
     save_checkpoint(checkpoint, network, optimiser, last)
     yield Advanced(100, f"{last.step} steps, loss {last.loss or 0:.3f}")
 
@@ -235,12 +237,19 @@ def _train_fold(job: _Job) -> Iterator[Event | FoldTrained]:
     yield FoldTrained(job.fold, job.folder, last.step, seconds, scores)
 
 
+def _too_short(job: _Job) -> InputError:
+    """An untrained network must not pass for a model."""
+    return InputError("the budget was used up before the first step", job.run, "give a longer --budget")
+
+
 def _schedule(job: _Job, earlier: float, reserve: float) -> Callable[[int], float]:
     """The share of the schedule that is used up after a step: of the steps, or of the seconds left for them."""
     if job.steps is not None:
         total = job.steps
         return lambda step: step / total
     seconds = job.seconds or 0.0
+    if seconds <= 0:
+        raise _too_short(job)
     for_steps = max(seconds - reserve, SMALLEST_SHARE * seconds)
     return lambda _step: (earlier + job.clock() - job.started) / for_steps
 

@@ -1,0 +1,156 @@
+"""Killed or interrupted at any moment, the same command goes on and the outcome is whole. Real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medseg.inference.model import load_model
+from medseg.planning.plan import Budget
+from medseg.training.run import train
+from tests.tiny import CPU, blobs, last, planned_run, untrained_run, write_case, write_dataset
+
+# the real command line, which saves a checkpoint at every step and computes on one thread
+COMMAND = """
+import sys
+from medseg import compute, parallel
+compute.available_cores = lambda: 1
+from medseg.training import run
+run.SAVE_EVERY_S = -1.0
+from medseg.cli.app import main
+main(sys.argv[1:])
+"""
+
+
+def begin(*arguments: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def stopped(how: signal.Signals, when: Callable[[], bool], *arguments: Any) -> tuple[int, str]:
+    """Start a verb, send it a signal as soon as `when` holds, and wait for its end: exit code and standard error."""
+    process = begin(*arguments)
+    until = time.monotonic() + 120
+    while not when() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.001)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0, "it was finished before the signal came"
+    return process.returncode, err
+
+
+def whole(*arguments: Any) -> str:
+    process = begin(*arguments)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return err
+
+
+def some(folder: Path, pattern: str, n: int = 1) -> Callable[[], bool]:
+    return lambda: sum(not path.name.startswith(".") for path in folder.glob(pattern)) >= n
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pattern", "n"), [("cache/fingerprint/*.json", 3), ("plan.json", 1), ("cache/3d/*.json", 4)])
+def test_plan_is_killed(tmp_path: Path, pattern: str, n: int) -> None:
+    data, run = write_dataset(tmp_path / "data", 30, (40, 40, 40)), tmp_path / "run"
+    asked = ("plan", data, "-o", run, "--budget", "2steps", "--device", "cpu")
+    code, _ = stopped(signal.SIGKILL, some(run, pattern, n), *asked)
+    assert code == -signal.SIGKILL
+    whole(*asked)
+    whole("plan", data, "-o", tmp_path / "other", *asked[4:])
+    assert (run / "plan.json").read_bytes() == (tmp_path / "other/plan.json").read_bytes()
+    assert (run / "splits.json").read_bytes() == (tmp_path / "other/splits.json").read_bytes()
+    for file in (tmp_path / "other").rglob("*.npy"):
+        assert (run / file.relative_to(tmp_path / "other")).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        pytest.param("folds/0", marks=pytest.mark.slow),
+        "folds/0/checkpoint.safetensors",
+        pytest.param("folds/0/validation/*.nii.gz", marks=pytest.mark.slow),
+    ],
+)
+def test_train_is_killed(tmp_path: Path, pattern: str) -> None:
+    torch.set_num_threads(1)
+    run, other = planned_run(tmp_path / "a"), planned_run(tmp_path / "b")
+    asked = ("train", run, "--steps", "40", "--device", "cpu")
+    code, _ = stopped(signal.SIGKILL, some(run, pattern), *asked)
+    assert code == -signal.SIGKILL
+    assert not (run / "folds/0/model.json").exists()
+    err = whole(*asked)
+    assert ("fold 0 goes on from step" in err) == (pattern != "folds/0")
+    last(train(other, ["0"], Budget(steps=40), CPU))
+    ours, theirs = (load_model(r / "folds/0", CPU).network.state_dict() for r in (run, other))
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name])
+    for name in ("scores.csv", "scores.json"):
+        assert (run / "folds/0/validation" / name).read_bytes() == (other / "folds/0/validation" / name).read_bytes()
+    assert not (run / "folds/0/checkpoint.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pattern", "n"), [("case_map.json", 1), ("*.nii.gz", 1), ("cases/*.json", 5)])
+def test_infer_is_killed(tmp_path: Path, pattern: str, n: int) -> None:
+    run, out, other = untrained_run(tmp_path), tmp_path / "out", tmp_path / "other"
+    scans = tmp_path / "data" / "images"
+    for k in range(20):
+        write_case(tmp_path / "data", f"case{k}", blobs(k, (24, 24, 24))[0], None, np.eye(4))
+    asked = ("infer", run, scans, "-o", out, "--device", "cpu")
+    code, _ = stopped(signal.SIGKILL, some(out, pattern, n), *asked)
+    assert code == -signal.SIGKILL
+    done = len(list((out / "cases").glob("case*.json")))
+    err = whole(*asked)
+    assert not done or f"{done} of 20 already done" in err
+    whole("infer", run, scans, "-o", other, "--device", "cpu")
+    said = json.loads((out / "predictions.json").read_text())
+    assert len(said["cases"]) == 20
+    assert said["failed"] == []
+    for file in other.glob("*.nii.gz"):
+        one, two = nib.load(file), nib.load(out / file.name)
+        assert np.array_equal(np.asarray(one.dataobj), np.asarray(two.dataobj))
+        assert np.array_equal(one.affine, two.affine)
+
+
+def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    asked = ("train", run, "--steps", "60", "--device", "cpu")
+    code, err = stopped(signal.SIGINT, some(run, "folds/0/checkpoint.safetensors"), *asked)
+    assert code == 130
+    assert err.splitlines()[-1] == "medseg: interrupted; run the same command again to go on"
+    assert "Traceback" not in err
+    assert "goes on from step" in whole(*asked)
+    assert (run / "folds/0/model.json").is_file()
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_planning_and_predicting(tmp_path: Path) -> None:
+    data, run, out = write_dataset(tmp_path / "data", 30, (40, 40, 40)), tmp_path / "planned", tmp_path / "out"
+    for when, asked in (
+        (some(run, "cache/3d/*.json"), ("plan", data, "-o", run, "--budget", "2steps", "--device", "cpu")),
+        (some(out, "cases/*.json"), ("infer", untrained_run(tmp_path), data / "images", "-o", out)),
+    ):
+        code, err = stopped(signal.SIGINT, when, *asked)
+        assert code == 130
+        assert err.splitlines()[-1] == "medseg: interrupted; run the same command again to go on"
+        assert "Traceback" not in err
+        whole(*asked)

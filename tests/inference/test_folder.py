@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from numpy.typing import NDArray
+
+from medseg.errors import InputError, ResourceError, RunError
+from medseg.events import Note
+from medseg.files import read_record
+from medseg.imaging.nifti import read_labels
+from medseg.inference import folder as inference
+from medseg.inference.folder import Inferred, infer_folder
+from medseg.inference.records import CaseMap, Predictions
+from tests.imaging.build import PATIENT, ROOT_UID, save_all, some_series, write_nifti
+from tests.tiny import CPU, blobs, configuration, untrained_run
+
+
+def infer(run: Path, scans: Path, out: Path) -> tuple[Inferred, list[Any]]:
+    events = list(infer_folder(run, scans, out, CPU))
+    assert isinstance(events[-1], Inferred)
+    return events[-1], events
+
+
+def scans_of(folder: Path, n: int = 2) -> Path:
+    for k in range(n):
+        write_nifti(folder / f"scan{k}_0000.nii.gz", blobs(k)[0])
+    return folder
+
+
+def strict(path: Path) -> Any:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_a_folder_of_nifti(tmp_path: Path) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
+    inferred, _ = infer(run, scans, out)
+    assert inferred.skipped == 0
+    assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} == {
+        "scan0.nii.gz",
+        "scan1.nii.gz",
+        "cases/scan0.done.json",
+        "cases/scan1.done.json",
+        "case_map.json",
+        "predictions.json",
+    }
+    said = strict(out / "predictions.json")
+    assert [c["case"] for c in said["cases"]] == ["scan0", "scan1"]
+    assert said["failed"] == []
+    for case in said["cases"]:
+        assert case["input"] == f"{case['case']}_0000.nii.gz"
+        labels = read_labels(out / case["output"])
+        for name, ml in case["volumes_ml"].items():
+            value = {"blob1": 1, "blob2": 2}[name]
+            assert ml == pytest.approx((labels.array == value).sum() / 1000)
+    assert read_record(out / "predictions.json", Predictions) == inferred.predictions
+
+
+def test_one_file(tmp_path: Path) -> None:
+    run, scans = untrained_run(tmp_path), scans_of(tmp_path / "scans")
+    infer(run, scans / "scan1_0000.nii.gz", tmp_path / "out")
+    assert (tmp_path / "out" / "scan1.nii.gz").is_file()
+
+
+def test_finished_cases_are_skipped_changed_ones_are_done_again(tmp_path: Path) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
+    infer(run, scans, out)
+    before = {name: (out / name).stat().st_mtime_ns for name in ("scan0.nii.gz", "scan1.nii.gz")}
+    again, events = infer(run, scans, out)
+    assert again.skipped == 2
+    assert any(isinstance(e, Note) and e.text == "2 of 2 already done" for e in events)
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+
+    write_nifti(scans / "scan0_0000.nii.gz", blobs(7)[0])
+    changed, _ = infer(run, scans, out)
+    assert changed.skipped == 1
+    assert (out / "scan0.nii.gz").stat().st_mtime_ns > before["scan0.nii.gz"]
+    assert (out / "scan1.nii.gz").stat().st_mtime_ns == before["scan1.nii.gz"]
+
+    (out / "scan1.nii.gz").unlink()
+    assert infer(run, scans, out)[0].skipped == 1
+    (out / "cases" / "scan1.done.json").write_text("{")
+    assert infer(run, scans, out)[0].skipped == 1
+    assert len(infer(run, scans, out)[0].predictions.cases) == 2
+
+
+def test_another_model_does_all_again(tmp_path: Path) -> None:
+    scans, out = scans_of(tmp_path / "scans"), tmp_path / "out"
+    infer(untrained_run(tmp_path / "one"), scans, out)
+    assert infer(untrained_run(tmp_path / "two", seed=5), scans, out)[0].skipped == 0
+
+
+def test_several_folds_are_averaged(tmp_path: Path) -> None:
+    run, scans = untrained_run(tmp_path), scans_of(tmp_path / "scans", 1)
+    other = untrained_run(tmp_path / "other", seed=4)
+    (other / "folds" / "0").rename(run / "folds" / "1")
+    inferred, _ = infer(run, scans, tmp_path / "out")
+    assert inferred.predictions.folds == ("0", "1")
+
+
+@pytest.mark.parametrize("how", ["cut", "text", "nan", "4d"])
+def test_a_broken_scan_among_good_ones(tmp_path: Path, how: str) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
+    broken = scans / "broken.nii.gz"
+    whole = (scans / "scan0_0000.nii.gz").read_bytes()
+    if how == "nan":
+        write_nifti(broken, np.full((8, 8, 8), np.nan, np.float32))
+    elif how == "4d":
+        write_nifti(broken, np.zeros((8, 8, 8, 2), np.float32))
+    else:
+        broken.write_bytes(whole[: len(whole) // 2] if how == "cut" else b"this is text")
+    inferred, events = infer(run, scans, out)
+    assert [c.case for c in inferred.predictions.cases] == ["scan0", "scan1"]
+    (failed,) = inferred.predictions.failed
+    assert failed.case == "broken"
+    assert str(tmp_path) not in (out / "predictions.json").read_text()
+    assert any(isinstance(e, Note) and e.warning and e.text.startswith("broken failed: ") for e in events)
+    assert not (out / "broken.nii.gz").exists()
+
+    write_nifti(broken, blobs(5)[0])
+    mended, _ = infer(run, scans, out)
+    assert mended.skipped == 2
+    assert mended.predictions.failed == ()
+    assert len(mended.predictions.cases) == 3
+
+
+def test_labels_of_a_scan_that_has_become_unreadable_do_not_stay(tmp_path: Path) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
+    infer(run, scans, out)
+    (scans / "scan0_0000.nii.gz").write_bytes(b"gone")
+    inferred, _ = infer(run, scans, out)
+    assert [c.case for c in inferred.predictions.cases] == ["scan1"]
+    assert not (out / "scan0.nii.gz").exists()
+
+
+def test_a_damaged_manifest_of_another_case_is_passed_over(tmp_path: Path) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans", 1), tmp_path / "out"
+    infer(run, scans, out)
+    (out / "cases" / "older.done.json").write_text('{"version": 0}')
+    shutil.copy(out / "cases/scan0.done.json", out / "cases/.part-1-ab-scan0.done.json")  # its writer was killed
+    assert len(infer(run, scans, out)[0].predictions.cases) == 1
+
+
+def test_a_scan_too_large_for_the_memory_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, scans = untrained_run(tmp_path), scans_of(tmp_path / "scans")
+    predict = inference.predict
+
+    def hungry(models: Any, channels: Any, device: torch.device) -> Any:
+        monkeypatch.setattr(inference, "predict", predict)
+        raise MemoryError
+
+    monkeypatch.setattr(inference, "predict", hungry)
+    inferred, _ = infer(run, scans, tmp_path / "out")
+    assert [(f.case, f.reason) for f in inferred.predictions.failed] == [
+        ("scan0", "is too large for the memory of this machine")
+    ]
+
+
+def test_scans_of_another_number_of_channels_are_named(tmp_path: Path) -> None:
+    run, scans = untrained_run(tmp_path, configuration(channels=2)), scans_of(tmp_path / "scans", 1)
+    inferred, _ = infer(run, scans, tmp_path / "out")
+    assert "has 1 channel(s) where the plan has 2" in inferred.predictions.failed[0].reason
+
+
+def test_a_dicom_series(tmp_path: Path) -> None:
+    series = some_series(12, series="7")
+    save_all(series.datasets(), tmp_path / PATIENT / "CT")
+    run, out = untrained_run(tmp_path), tmp_path / "out"
+    inferred, _ = infer(run, tmp_path / PATIENT, out)
+    (case,) = inferred.predictions.cases
+    assert case.case.startswith("case-")
+    assert case.input == "DICOM CT series, 12 images"
+    labels = read_labels(out / case.output)
+    assert labels.grid.shape == (6, 5, 12)
+    for at in ((0, 0, 0), (5, 4, 11)):
+        np.testing.assert_allclose((labels.grid.affine @ [*at, 1])[:3], series.world_ras(*at), atol=1e-4)
+    assert infer(run, tmp_path / PATIENT, out)[0].skipped == 1
+
+    private = out / "case_map.json"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    (mapped,) = read_record(private, CaseMap).cases.values()
+    assert len(mapped.paths) == 12
+    for file in (p for p in out.rglob("*") if p.is_file() and p != private):
+        content = file.read_bytes() if file.suffix != ".gz" else bytes(nib.load(file).header.binaryblock)
+        for secret in ("Müller", "Jörg", "12345678", ROOT_UID, str(tmp_path)):
+            assert secret.encode() not in content, file
+            assert secret not in str(file.relative_to(out))
+
+
+@pytest.mark.parametrize("where", ["scans", "scans/out", "scans/deep/er"])
+def test_labels_are_never_written_among_the_scans(tmp_path: Path, where: str) -> None:
+    run, scans = untrained_run(tmp_path), scans_of(tmp_path / "scans", 1)
+    before = (scans / "scan0_0000.nii.gz").read_bytes()
+    with pytest.raises(InputError, match="lies within the scans; name a folder outside of them"):
+        infer(run, scans, tmp_path / where)
+    assert [p.name for p in scans.iterdir()] == ["scan0_0000.nii.gz"]
+    assert (scans / "scan0_0000.nii.gz").read_bytes() == before
+    with pytest.raises(InputError, match="lies within the scans"):
+        infer(run, scans / "scan0_0000.nii.gz", scans)
+
+
+def test_wrong_use(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path)
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        infer(run, tmp_path / "none", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no scan"):
+        infer(run, tmp_path / "empty", tmp_path / "out")
+    scans = scans_of(tmp_path / "scans", 1)
+    with pytest.raises(RunError, match="is not a run of medseg"):
+        infer(tmp_path / "empty", scans, tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match="name a folder that is not a file"):
+        infer(run, scans, tmp_path / "file" / "out")
+
+
+def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
+
+    def full(image: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", full)
+    with pytest.raises(ResourceError, match="no space left on device; free some space"):
+        infer(run, scans, out)
+    monkeypatch.undo()
+    assert not list(out.glob("*.nii.gz"))
+    assert not list(out.glob(".part*"))
+    assert infer(run, scans, out)[0].skipped == 0
+
+
+# --- orientation -----------------------------------------------------------------------------------------------------
+
+
+def reoriented(array: NDArray[Any], affine: NDArray[np.float64], axcodes: str) -> tuple[NDArray[Any], Any]:
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(axcodes))
+    )
+    moved = nib.orientations.apply_orientation(array, turn)
+    return moved, affine @ nib.orientations.inv_ornt_aff(turn, array.shape)
+
+
+def rotated(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same scan of a patient who lies turned by 20 and 12 degrees."""
+    a, b = np.deg2rad([20, 12])
+    turn = np.eye(4)
+    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    turn[:3, :3] = about_z @ about_x
+    return turn @ affine
+
+
+def in_ras(path: Path) -> NDArray[Any]:
+    return np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_same_scan_stored_in_four_ways_gets_the_same_labels_in_the_same_place(tmp_path: Path, dims: int) -> None:
+    array, _ = blobs(3, (20, 18, 14))
+    affine = np.diag([0.9, 1.1, 1.6, 1.0])
+    affine[:3, 3] = [-31, 12, 60]
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    for axcodes in ("RAS", "LPS", "PSR"):  # PSR: sagittal slices
+        write_nifti(scans / f"{axcodes}.nii.gz", *reoriented(array, affine, axcodes))
+    write_nifti(scans / "oblique.nii.gz", array, rotated(affine))
+    infer(untrained_run(tmp_path, configuration(dims=dims, patch=(16, 16, 16))), scans, out)
+    expected = in_ras(out / "RAS.nii.gz")
+    assert {1, 2} <= set(np.unique(expected))
+    for scan in sorted(scans.iterdir()):
+        labels = in_ras(out / scan.name)
+        for value in (1, 2):
+            ours, theirs = labels == value, expected == value
+            assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) >= 0.99
+        before, after = nib.load(scan), nib.load(out / scan.name)
+        assert before.shape == after.shape
+        np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
+        assert int(after.header["sform_code"]) > 0
+        one, other = (SimpleITK.ReadImage(str(p)) for p in (scan, out / scan.name))
+        assert one.GetSize() == other.GetSize()
+        for what in ("GetOrigin", "GetSpacing", "GetDirection"):
+            np.testing.assert_allclose(getattr(other, what)(), getattr(one, what)(), atol=1e-4)
+
+
+def test_remarks_on_scans_that_are_unlike_the_training_ones(tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    write_nifti(scans / "thick.nii.gz", blobs(0)[0], np.diag([1, 1, 6.0, 1]))
+    write_nifti(scans / "slice.nii.gz", blobs(0)[0][:, :, 8:9])
+    write_nifti(scans / "small.nii.gz", blobs(0)[0][4:10, 4:10, 4:10])
+    inferred, _ = infer(untrained_run(tmp_path), scans, tmp_path / "out")
+    said = {case.case: " ".join(case.warnings) for case in inferred.predictions.cases}
+    assert "up to 6 mm, the model works at 1 mm" in said["thick"]
+    assert "is a single slice" in said["slice"]
+    assert "field of view of 6 mm" in said["small"]

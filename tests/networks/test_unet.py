@@ -1,0 +1,54 @@
+"""The plain U-Net's own parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from medseg.networks.table import build_network
+from medseg.networks.unet import EPSILON, InstanceNorm
+from tests.networks.build import SETTINGS
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 5, 6), (3, 2, 5, 1, 2), (2, 4, 7, 3)])
+def test_instance_norm_equals_that_of_torch(shape):
+    generator = torch.Generator().manual_seed(0)
+    ours = InstanceNorm(shape[1]).double()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.copy_(torch.randn(shape[1], generator=generator))
+    image = (torch.randn(shape, generator=generator, dtype=torch.float64) * 7 + 3).requires_grad_()
+    weight, bias, twin = (t.detach().clone().requires_grad_() for t in (ours.weight, ours.bias, image))
+    pull = torch.randn(shape, generator=generator, dtype=torch.float64)
+    found = ours(image)
+    wanted = functional.instance_norm(twin, weight=weight, bias=bias, eps=EPSILON)
+    torch.testing.assert_close(found, wanted)
+    (found * pull).sum().backward()
+    (wanted * pull).sum().backward()
+    for a, b in ((image, twin), (ours.weight, weight), (ours.bias, bias)):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_instance_norm_keeps_the_memory_layout(batch, dims):
+    layout = torch.channels_last_3d if dims == 3 else torch.channels_last
+    image = torch.randn(batch, 4, *(5, 6, 7)[:dims]).contiguous(memory_format=layout)
+    assert InstanceNorm(4)(image).is_contiguous(memory_format=layout)
+
+
+def test_instance_norm_is_the_same_in_training_and_in_use():
+    norm, image = InstanceNorm(3), torch.randn(2, 3, 4, 4)
+    assert torch.equal(norm.train()(image), norm.eval()(image))
+
+
+def test_weights_are_as_settings_say():
+    network = build_network(SETTINGS["3d anisotropic"])
+    shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
+    assert shapes["encoder.0.0.weight"] == (4, 2, 1, 3, 3)
+    assert shapes["encoder.2.3.weight"] == (16, 16, 3, 3, 3)
+    assert shapes["up.1.weight"] == (16, 8, 2, 2, 1)
+    assert shapes["decoder.1.0.weight"] == (8, 16, 1, 3, 3)
+    assert shapes["heads.0.weight"] == (3, 4, 1, 1, 1)
+    assert not any(name.endswith("0.bias") for name in shapes if name.startswith(("encoder", "decoder", "up")))

@@ -1,0 +1,326 @@
+"""The front door: from a folder of labelled scans to a plan, splits and prepared cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from medseg.errors import InputError, ResourceError, RunError
+from medseg.events import Advanced, Note, Stage
+from medseg.files import read_record, write_record
+from medseg.networks.topology import NetworkSettings
+from medseg.planning import dataset as module
+from medseg.planning.dataset import Planned, plan_dataset, splits
+from medseg.planning.fingerprint import Fingerprint
+from medseg.planning.plan import Budget, Plan, Request, Splits
+from medseg.preprocessing.cache import load_cases
+from tests.planning.build import alike
+from tests.preprocessing.build import describe, write_case, write_dataset
+
+
+def a_tenth(network: NetworkSettings, patch: tuple[int, ...], batch: int) -> float:
+    return 0.1
+
+
+def plan(data: Path, run: Path, request: Request | None = None) -> tuple[Planned, list[str]]:
+    """The end of planning, and the texts of its notes."""
+    events = list(plan_dataset(data, run, request or Request(), a_tenth))
+    *before, planned = events
+    assert isinstance(planned, Planned)
+    assert all(isinstance(event, Stage | Advanced | Note) for event in before)
+    return planned, [event.text for event in before if isinstance(event, Note)]
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_data_set_is_planned_and_prepared(tmp_path):
+    planned, _ = plan(write_dataset(tmp_path / "data"), tmp_path / "run")
+    assert (planned.prepared, planned.failed) == (6, {})
+    made = read_record(tmp_path / "run" / "plan.json", Plan)
+    assert made == planned.plan
+    assert made.cases == 6
+    assert made.values == (1, 2)
+    assert made.names == {1: "liver", 2: "lesion"}
+    assert set(made.configurations) == {"2d", "3d"}
+    names = [f"case{i}" for i in range(6)]
+    parts = read_record(tmp_path / "run" / "splits.json", Splits)
+    assert len(parts.folds) == 5
+    assert sorted(n for fold in parts.folds for n in fold.validation) == names
+    seen = read_record(tmp_path / "run" / "fingerprint.json", Fingerprint)
+    assert [c.case for c in seen.cases] == names
+    assert seen.digest == made.fingerprint
+    cases = load_cases(tmp_path / "run" / "cache" / made.chosen, names)
+    assert all(set(case.foreground) == {1, 2} for case in cases)
+    assert all(case.spacing_mm == pytest.approx(made.configuration.preprocessing.spacing_mm, rel=0.1) for case in cases)
+
+
+def test_progress_reaches_the_number_of_cases(tmp_path):
+    events = list(plan_dataset(write_dataset(tmp_path / "data", n=3), tmp_path / "run", Request(), a_tenth))
+    stages = [e for e in events if isinstance(e, Stage)]
+    assert [(s.name, s.total) for s in stages] == [("look", 3), ("prepare", 3)]
+    assert all(s.expect for s in stages)
+    assert [e.done for e in events if isinstance(e, Advanced)] == [1, 2, 3, 1, 2, 3]
+
+
+def test_the_plan_is_read_strictly(tmp_path):
+    plan(write_dataset(tmp_path / "data", n=2), tmp_path / "run")
+    text = (tmp_path / "run" / "plan.json").read_text()
+    assert Plan.model_validate_json(text).model_dump_json(indent=1) + "\n" == text
+    with pytest.raises(ValidationError):
+        Plan.model_validate_json(json.dumps({**json.loads(text), "more": 1}))
+    configurations = json.loads(text)["configurations"]
+    assert all(reason["why"] for c in configurations.values() for reason in c["reasons"])
+
+
+def test_the_same_command_again_does_nothing_new(tmp_path, monkeypatch):
+    data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
+    plan(data, run)
+    before, text = times(run / "cache"), (run / "plan.json").read_bytes()
+    parts = (run / "splits.json").read_bytes()
+    monkeypatch.setattr(module, "decide", lambda *_: pytest.fail("decided again"))
+    planned, _ = plan(data, run)
+    assert planned.prepared == 3
+    assert times(run / "cache") == before
+    assert (run / "plan.json").read_bytes() == text
+    assert (run / "splits.json").read_bytes() == parts
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(spacing="2"),
+        Request(dims="2d"),
+        Request(memory_gb=2),
+        Request(budget=Budget(steps=10)),
+        Request(seed=1),
+        Request(device="cuda"),
+    ],
+)
+def test_another_option_makes_another_plan(tmp_path, request_):
+    data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
+    first, _ = plan(data, run)
+    second, _ = plan(data, run, request_)
+    assert second.plan.request == request_
+    assert second.plan != first.plan
+    assert read_record(run / "plan.json", Plan) == second.plan
+    load_cases(run / "cache" / second.plan.chosen, ["case0", "case1", "case2"])
+
+
+@pytest.mark.parametrize("what", ["a case more", "a case changed", "a name", "a modality"])
+def test_other_data_makes_another_plan(tmp_path, what):
+    data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
+    first, _ = plan(data, run)
+    if what == "a case more":
+        write_case(data, "case3", seed=3)
+    elif what == "a case changed":
+        write_case(data, "case1", seed=9)
+    elif what == "a name":
+        describe(data, {1: "liver", 2: "tumour"})
+    else:
+        describe(data, channels=("CT",))
+    second, _ = plan(data, run)
+    assert second.plan != first.plan
+    assert second.plan.channels == (("CT",) if what == "a modality" else ("MR",))
+
+
+def test_a_2d_plan_prepares_slices_as_stored(tmp_path):
+    planned, _ = plan(write_dataset(tmp_path / "data", n=2), tmp_path / "run", Request(dims="2d"))
+    configuration = planned.plan.configuration
+    assert (planned.plan.chosen, configuration.slice_axis) == ("2d", 2)
+    assert configuration.preprocessing.spacing_mm == (1, 1, None)
+    assert configuration.patch[2] == 1
+    (case, _) = load_cases(tmp_path / "run" / "cache" / "2d", ["case0", "case1"])
+    assert case.image_CXYZ.shape == (1, 24, 20, 16)
+    assert case.spacing_mm == (1, 1, 2)
+
+
+def cut(data: Path) -> None:
+    path = data / "images" / "bad.nii.gz"
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def cut_label(data: Path) -> None:
+    path = data / "labels" / "bad.nii.gz"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def flat(data: Path) -> None:
+    write_case(data, "bad", shape=(24, 20, 1))
+
+
+def other_shape(data: Path) -> None:
+    write_case(data, "bad", label_shape=(24, 20, 15))
+
+
+def unknown_value(data: Path) -> None:
+    write_case(data, "bad", values=(1, 9))
+
+
+WRONG: dict[Callable[[Path], None], str] = {
+    cut: "bad.nii.gz",
+    cut_label: "bad.nii.gz",
+    flat: "single slice",
+    other_shape: "shape",
+    unknown_value: "value(s) 9",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_bad_case_is_set_aside_by_name_and_the_others_go_on(tmp_path, wrong):
+    data = write_dataset(tmp_path / "data", n=4)
+    write_case(data, "bad")
+    wrong(data)
+    planned, notes = plan(data, tmp_path / "run")
+    assert set(planned.failed) == {"bad"}
+    assert WRONG[wrong] in planned.failed["bad"]
+    assert any("set aside" in note and "bad" in note for note in notes)
+    assert planned.prepared == 4
+    parts = read_record(tmp_path / "run" / "splits.json", Splits)
+    assert all("bad" not in (*fold.train, *fold.validation) for fold in parts.folds)
+    load_cases(tmp_path / "run" / "cache" / "3d", [f"case{i}" for i in range(4)])
+    assert not (tmp_path / "run" / "cache" / "3d" / "bad.json").exists()
+
+
+def test_a_mended_case_comes_in(tmp_path):
+    data = write_dataset(tmp_path / "data", n=3)
+    write_case(data, "bad")
+    cut(data)
+    assert plan(data, tmp_path / "run")[0].prepared == 3
+    write_case(data, "bad")
+    planned, _ = plan(data, tmp_path / "run")
+    assert (planned.prepared, planned.failed) == (4, {})
+
+
+def test_several_channels(tmp_path):
+    planned, _ = plan(write_dataset(tmp_path / "data", n=2, channels=("CT", "PET")), tmp_path / "run")
+    kinds = [how.kind for how in planned.plan.configuration.preprocessing.channels]
+    assert kinds == ["ct", "zscore"]
+    assert planned.plan.configuration.network.in_channels == 2
+    (case, _) = load_cases(tmp_path / "run" / "cache" / "3d", ["case0", "case1"])
+    assert case.image_CXYZ.shape[0] == 2
+
+
+def test_where_most_are_bad_planning_stops_before_writing_a_plan(tmp_path):
+    data = write_dataset(tmp_path / "data", n=3)
+    for i in range(3):
+        path = data / "images" / f"case{i}.nii.gz"
+        path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(InputError, match="3 of 3 cases"):
+        plan(data, tmp_path / "run")
+    assert not (tmp_path / "run" / "plan.json").exists()
+
+
+def test_empty_label_maps_are_refused_if_all_are_told_if_one_is(tmp_path):
+    data = write_dataset(tmp_path / "data", n=3)
+    write_case(data, "case0", values=())
+    planned, notes = plan(data, tmp_path / "run")
+    assert planned.prepared == 3
+    assert any("look at: case0" in note for note in notes)
+    for i in range(3):
+        write_case(data, f"case{i}", values=())
+    with pytest.raises(InputError, match="empty"):
+        plan(data, tmp_path / "other")
+
+
+def test_a_case_that_cannot_be_prepared_is_not_in_the_splits(tmp_path, monkeypatch):
+    data, prepare = write_dataset(tmp_path / "data", n=5), module.prepare_case
+
+    def failing(job):
+        if job.case.name == "case2":
+            raise ResourceError("no space left on device", job.folder)
+        return prepare(job)
+
+    with monkeypatch.context() as full:
+        full.setattr(module, "prepare_case", failing)
+        planned, notes = plan(data, tmp_path / "run")
+    assert set(planned.failed) == {"case2"}
+    assert planned.prepared == 4
+    assert any("set aside: case2" in note for note in notes)
+    parts = read_record(tmp_path / "run" / "splits.json", Splits)
+    names = {n for fold in parts.folds for n in (*fold.train, *fold.validation)}
+    assert names == {"case0", "case1", "case3", "case4"}
+    text = (tmp_path / "run" / "plan.json").read_bytes()
+    planned, _ = plan(data, tmp_path / "run")
+    assert (planned.prepared, planned.failed) == (5, {})
+    assert (tmp_path / "run" / "plan.json").read_bytes() == text
+    parts = read_record(tmp_path / "run" / "splits.json", Splits)
+    assert "case2" in {n for fold in parts.folds for n in fold.validation}
+
+
+def test_where_nothing_can_be_prepared_planning_stops(tmp_path, monkeypatch):
+    def full(job):
+        raise ResourceError("no space left on device", job.folder)
+
+    monkeypatch.setattr(module, "prepare_case", full)
+    with pytest.raises(InputError, match="no space left"):
+        plan(write_dataset(tmp_path / "data", n=3), tmp_path / "run")
+
+
+def test_a_killed_worker_is_told_with_its_case(tmp_path, monkeypatch):
+    look = module.fingerprint_case
+
+    def dying(job):
+        if job.case.name == "case1":
+            raise MemoryError
+        return look(job)
+
+    monkeypatch.setattr(module, "fingerprint_case", dying)
+    planned, notes = plan(write_dataset(tmp_path / "data", n=3), tmp_path / "run")
+    assert set(planned.failed) == {"case1"}
+    assert any("set aside" in note and "case1" in note for note in notes)
+
+
+def test_folds_of_another_number_stay(tmp_path):
+    data, run = write_dataset(tmp_path / "data", n=4), tmp_path / "run"
+    plan(data, run)
+    seen = read_record(run / "fingerprint.json", Fingerprint)
+    write_record(run / "splits.json", splits(seen, 0, folds=2))  # as medseg train --folds 2 does
+    plan(data, run)
+    assert len(read_record(run / "splits.json", Splits).folds) == 2
+    write_case(data, "case9", seed=9)
+    plan(data, run)
+    assert len(read_record(run / "splits.json", Splits).folds) == 5
+
+
+def test_a_trained_run_takes_no_other_plan(tmp_path):
+    data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
+    plan(data, run)
+    (run / "folds" / "0").mkdir(parents=True)
+    (run / "folds" / "0" / "model.safetensors").touch()
+    plan(data, run)
+    text = (run / "plan.json").read_bytes()
+    with pytest.raises(RunError, match="another plan"):
+        plan(data, run, Request(dims="2d"))
+    assert (run / "plan.json").read_bytes() == text
+
+
+def test_a_folder_without_data_is_refused(tmp_path):
+    with pytest.raises(InputError):
+        plan(tmp_path / "none", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_splits_of_one_case_are_none():
+    assert splits(alike(1), 0) == Splits(seed=0, folds=())
+
+
+@pytest.mark.parametrize("after", [1, 4, 8])
+def test_killed_at_any_moment_the_same_command_goes_on(tmp_path, after):
+    data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
+    events = plan_dataset(data, run, Request(), a_tenth)
+    for _ in range(after):
+        next(events)
+    events.close()
+    before = times(run) if (run / "plan.json").exists() else {}
+    planned, _ = plan(data, run)
+    assert (planned.prepared, planned.failed) == (3, {})
+    now = times(run)
+    assert all(now[name] == then for name, then in before.items() if name.startswith("cache"))
+    whole, _ = plan(data, tmp_path / "at once")
+    assert whole.plan == planned.plan

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medseg.errors import GeometryError
+from medseg.imaging.grid import Grid, Stored
+from medseg.imaging.volume import LabelMap, Volume
+from medseg.preprocessing.orientation import turn_to_ras
+from medseg.preprocessing.prepare import (
+    Undo,
+    image_orders,
+    prepare,
+    prepare_labels,
+    resampled_shape,
+    restore,
+    restore_classes,
+)
+from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
+from tests.preprocessing.build import grid_of, oblique, one_hot, orientations
+
+VALUES = (1, 5, 300)
+NAMES = {1: "liver", 5: "spleen", 300: "lesion"}
+ZSCORE = Normalisation(kind="zscore")
+AS_STORED = PreprocessingSettings(spacing_mm=(None, None, None), channels=(ZSCORE,))
+
+
+def at(*spacing: float | None, channels: int = 1) -> PreprocessingSettings:
+    x, y, z = spacing
+    return PreprocessingSettings(spacing_mm=(x, y, z), channels=(ZSCORE,) * channels)
+
+
+def scan(grid: Grid, pad: tuple[int, int, int] = (0, 0, 0), seed: int = 0) -> tuple[Volume, LabelMap]:
+    """Random intensities and labels, none in a border of `pad` voxels."""
+    rng = np.random.default_rng(seed)
+    image, labels = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.uint16)
+    inside = tuple(slice(min(p, (n - 1) // 2), n - min(p, (n - 1) // 2)) for n, p in zip(grid.shape, pad, strict=True))
+    image[inside] = rng.uniform(1, 2, image[inside].shape)
+    labels[inside] = rng.choice(np.array([0, *VALUES], np.uint16), labels[inside].shape)
+    return Volume(image, grid), LabelMap(labels, grid, NAMES)
+
+
+GRIDS = st.builds(
+    lambda how, shape, spacing: grid_of(*how, shape=shape, spacing=spacing),
+    st.sampled_from(orientations()),
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.tuples(*[st.sampled_from([0.35, 0.7, 1.0, 1.7, 5.0])] * 3),
+) | st.builds(oblique, st.integers(0, 10_000), st.tuples(*[st.integers(1, 9)] * 3))
+PADS = st.tuples(*[st.integers(0, 3)] * 3)
+TARGETS = st.tuples(*[st.sampled_from([None, 0.5, 1.0, 3.0])] * 3)
+FAST = settings(deadline=None, max_examples=80, database=None)
+
+
+@FAST
+@given(grid=GRIDS, pad=PADS, target=TARGETS, seed=st.integers(0, 99))
+def test_restored_labels_lie_on_the_grid_of_the_scan(grid, pad, target, seed):
+    image, labels = scan(grid, pad, seed)
+    prepared = prepare([image], at(*target))
+    classes = prepare_labels(labels, prepared.undo, VALUES)
+    assert classes.shape == prepared.image_CXYZ.shape[1:] == prepared.undo.prepared_shape
+    assert prepared.image_CXYZ.dtype == np.float32
+    restored = restore(one_hot(classes, 4), prepared.undo, VALUES, NAMES)
+    assert restored.grid.shape == grid.shape
+    assert restored.grid.stored == grid.stored
+    np.testing.assert_array_equal(restored.grid.affine, grid.affine)
+    assert set(np.unique(restored.array)) <= {0, *VALUES}
+
+
+@FAST
+@given(grid=GRIDS, pad=PADS, seed=st.integers(0, 99), keep=st.sampled_from(["none", "same"]))
+def test_without_resampling_the_labels_come_back_exactly(grid, pad, seed, keep):
+    image, labels = scan(grid, pad, seed)
+    turn = turn_to_ras(grid)
+    same = [grid.spacing_mm[a] for a in turn.order]
+    prepared = prepare([image], AS_STORED if keep == "none" else at(*same))
+    classes = prepare_labels(labels, prepared.undo, VALUES)
+    restored = restore(one_hot(classes, 4), prepared.undo, VALUES, NAMES)
+    np.testing.assert_array_equal(restored.array, labels.array)
+    assert dict(restored.names) == NAMES
+    assert Undo.model_validate_json(prepared.undo.model_dump_json()) == prepared.undo
+
+
+def test_the_network_sees_ras_whatever_the_order_on_disk():
+    shape = (5, 6, 7)
+    ras = grid_of((0, 1, 2), (1, 1, 1), shape, (1, 1.5, 2))
+    image, labels = scan(ras, (1, 0, 2))
+    wanted = prepare([image], at(1, 1, 1))
+    for worlds, signs in orientations():
+        order = np.argsort(worlds)  # stored axis of each world axis
+        grid = grid_of(worlds, signs, tuple(shape[w] for w in worlds), [(1, 1.5, 2)[w] for w in worlds])
+        flipped = image.array[tuple(slice(None, None, signs[order[w]]) for w in range(3))].transpose(worlds)
+        flipped_labels = labels.array[tuple(slice(None, None, signs[order[w]]) for w in range(3))].transpose(worlds)
+        got = prepare([Volume(flipped, grid)], at(1, 1, 1))
+        assert got.spacing_mm == wanted.spacing_mm
+        np.testing.assert_allclose(got.image_CXYZ, wanted.image_CXYZ, atol=1e-6)
+        np.testing.assert_array_equal(
+            prepare_labels(LabelMap(flipped_labels, grid, NAMES), got.undo, VALUES),
+            prepare_labels(labels, wanted.undo, VALUES),
+        )
+
+
+def test_large_structures_survive_resampling_there_and_back():
+    grid = grid_of((1, 0, 2), (-1, 1, -1), (30, 28, 12), (0.8, 0.8, 2.5))
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[6:22, 5:20, 2:9] = 5
+    prepared = prepare([Volume(np.ones(grid.shape, np.float32), grid)], at(1, 1, 1))
+    classes = prepare_labels(LabelMap(labels, grid, {5: "x"}), prepared.undo, (5,))
+    back = restore(one_hot(classes, 2), prepared.undo, (5,), {5: "x"})
+    both = np.count_nonzero((back.array == 5) & (labels == 5))
+    assert 2 * both / (np.count_nonzero(back.array) + np.count_nonzero(labels)) > 0.93
+
+
+def test_classes_follow_the_order_of_values_and_unknown_ones_are_background():
+    grid = Grid((2, 2, 2), np.eye(4))
+    labels = np.array([0, 1, 5, 300, 7, 400, 5, 1], np.uint16).reshape(2, 2, 2)
+    undo = prepare([Volume(np.ones((2, 2, 2), np.float32), grid)], AS_STORED).undo
+    classes = prepare_labels(LabelMap(labels, grid, {}), undo, VALUES)
+    np.testing.assert_array_equal(classes.ravel(), [0, 1, 2, 3, 0, 0, 2, 1])
+    assert classes.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("values", "dtype"), [((1, 255), np.uint8), ((1, 256), np.uint16)])
+def test_restored_values_take_the_smallest_type(values, dtype):
+    grid = Grid((2, 1, 1), np.eye(4), Stored("nifti", 2, 4))
+    undo = prepare([Volume(np.ones(grid.shape, np.float32), grid)], AS_STORED).undo
+    out = restore_classes(np.array([0, 2]).reshape(2, 1, 1), undo, values, {})
+    assert out.array.dtype == dtype
+    np.testing.assert_array_equal(out.array.ravel(), [0, values[1]])
+    assert out.grid.stored == Stored("nifti", 2, 4)
+
+
+def test_each_channel_is_normalised_by_its_own_rule():
+    grid = Grid((4, 4, 4), np.eye(4))
+    first, second = np.full((4, 4, 4), 60, np.float32), np.zeros((4, 4, 4), np.float32)
+    second[1] = 3
+    ct = Normalisation(kind="ct", lower=0, upper=50, mean=30, sd=10)
+    how = PreprocessingSettings(spacing_mm=(1, 1, 2), channels=(ct, ZSCORE))
+    image = prepare([Volume(first, grid), Volume(second, grid)], how).image_CXYZ
+    assert image.shape == (2, 4, 4, 2)
+    np.testing.assert_allclose(image[0], 2)
+    assert image[1, 1].min() > 1 > image[1, 0].max()
+
+
+def test_the_crop_is_normalised_not_the_padding():
+    grid = Grid((8, 4, 4), np.eye(4))
+    image = np.zeros(grid.shape, np.float32)
+    image[2:6] = np.random.default_rng(0).uniform(5, 6, (4, 4, 4))
+    prepared = prepare([Volume(image, grid)], AS_STORED)
+    assert prepared.undo.box == ((2, 6), (0, 4), (0, 4))
+    assert prepared.undo.cropped_shape == (4, 4, 4)
+    assert prepared.image_CXYZ.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_spacing_told_is_the_one_that_came_out():
+    grid = Grid((10, 10, 3), np.diag([1.0, 1, 4, 1]))
+    prepared = prepare([Volume(np.ones(grid.shape, np.float32), grid)], at(3, 1, 1))
+    assert prepared.image_CXYZ.shape == (1, 3, 10, 12)
+    assert prepared.spacing_mm == pytest.approx((10 / 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "target", "wanted"),
+    [
+        ((10, 10, 10), (1, 1, 5), (1, 1, 1), (10, 10, 50)),
+        ((10, 10, 10), (1, 1, 5), (2, None, 0.7), (5, 10, 71)),
+        ((1, 3, 3), (1, 1, 1), (9, 100, 1), (1, 1, 3)),
+    ],
+)
+def test_shapes_after_resampling(shape, spacing, target, wanted):
+    assert resampled_shape(shape, spacing, target) == wanted
+
+
+def test_only_a_very_coarse_axis_is_interpolated_linearly():
+    assert image_orders((1, 1, 3)) == (3, 3, 3)
+    assert image_orders((1, 1, 3.1)) == (3, 3, 1)
+    assert image_orders((4, 1, 4)) == (1, 3, 1)
+
+
+def refused(channels: list[Volume], how: PreprocessingSettings) -> str:
+    with pytest.raises(GeometryError) as caught:
+        prepare(channels, how)
+    return str(caught.value)
+
+
+def test_channels_that_do_not_fit_are_refused():
+    grid = Grid((4, 4, 4), np.eye(4))
+    one = Volume(np.ones((4, 4, 4), np.float32), grid)
+    away = np.eye(4)
+    away[0, 3] = 2.0
+    assert "2 channel(s) where the plan has 1" in refused([one, one], at(1, 1, 1))
+    assert "2 mm" in refused([one, Volume(one.array, Grid((4, 4, 4), away))], at(1, 1, 1, channels=2))
+    other = Volume(np.ones((4, 4, 5), np.float32), Grid((4, 4, 5), np.eye(4)))
+    assert "shape" in refused([one, other], at(1, 1, 1, channels=2))
+
+
+def test_channels_may_differ_by_what_headers_round():
+    away = np.eye(4)
+    away[0, 3] = 0.005
+    grids = Grid((4, 4, 4), np.eye(4)), Grid((4, 4, 4), away)
+    image: list[Any] = [Volume(np.ones((4, 4, 4), np.float32), grid) for grid in grids]
+    assert prepare(image, at(1, 1, 1, channels=2)).image_CXYZ.shape == (2, 4, 4, 4)
+
+
+def test_a_label_map_of_another_shape_is_refused():
+    undo = prepare([Volume(np.ones((4, 4, 4), np.float32), Grid((4, 4, 4), np.eye(4)))], AS_STORED).undo
+    with pytest.raises(GeometryError, match="shape"):
+        prepare_labels(LabelMap(np.zeros((4, 4, 5), np.uint8), Grid((4, 4, 5), np.eye(4)), {}), undo, (1,))

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medseg.errors import InputError, ResourceError, RunError
+from medseg.events import Note, Stage
+from medseg.files import read_record
+from medseg.inference.model import ModelCard, load_model
+from medseg.planning.plan import Budget, Splits
+from medseg.training import run as training
+from medseg.training.run import FoldTrained, Trained, train, use_folds
+from tests.tiny import CPU, last, planned_run
+
+
+class Clock:
+    """A clock that a second of work moves by `tick` at each look."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 1000.0, tick
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def trained(run: Path, folds: Sequence[str] = ("0",), budget: Budget | None = None, **what: Any) -> Trained:
+    summary = last(train(run, folds, budget, CPU, **what))
+    assert isinstance(summary, Trained)
+    return summary
+
+
+def weights(run: Path, fold: str = "0") -> dict[str, torch.Tensor]:
+    return load_model(run / "folds" / fold, CPU).network.state_dict()
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, n: int) -> Callable[[], None]:
+    """Let training die after `n` steps, each of which is saved; the function that is returned undoes it."""
+    fit = training.fit
+
+    def dying(*given: Any) -> Any:
+        for done, step in enumerate(fit(*given)):
+            yield step
+            if done == n - 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", dying)
+    monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)
+    return monkeypatch.undo
+
+
+def test_a_fold_is_trained_validated_and_saved(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    (fold,) = trained(run, budget=Budget(steps=3)).folds
+    assert (fold.fold, fold.steps) == ("0", 3)
+    assert fold.scores is not None
+    card = read_record(run / "folds/0/model.json", ModelCard)
+    assert (card.fold, card.steps, card.trained_on) == ("0", 3, 4)
+    assert set(card.dice) == {"1", "2"}
+    assert {p.name for p in (run / "folds/0").iterdir()} == {
+        "events.jsonl",
+        "model.json",
+        "model.safetensors",
+        "validation",
+    }
+    validation = read_record(run / "splits.json", Splits).folds[0].validation
+    assert {p.name for p in (run / "folds/0/validation").iterdir()} == {
+        *(f"{name}.nii.gz" for name in validation),
+        "scores.csv",
+        "scores.json",
+    }
+    for line in (run / "folds/0/events.jsonl").read_text().splitlines():
+        assert {"step", "elapsed_s", "loss", "rate", "dice"} <= set(json.loads(line))
+
+
+def test_the_plans_budget_holds_unless_another_is_given(tmp_path: Path) -> None:
+    run = planned_run(tmp_path, Budget(steps=2))
+    assert trained(run).folds[0].steps == 2
+
+
+@pytest.mark.parametrize("tick", [0.01, 0.1])
+def test_a_time_budget_ends_where_it_should(tmp_path: Path, tick: float) -> None:
+    run = planned_run(tmp_path)
+    clock = Clock(tick)
+    (fold,) = trained(run, budget=Budget(seconds=20.0), clock=clock, started=1000.0).folds
+    assert fold.steps > 10
+    assert 10 < clock.now - 1000 < 20.0
+
+
+def test_what_was_spent_before_counts_once(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    clock = Clock(0.05)
+    (fold,) = trained(run, budget=Budget(seconds=40.0), clock=clock, started=980.0).folds
+    assert 12 < clock.now - 1000 < 20.0
+    assert fold.seconds == pytest.approx(clock.now - 1000, abs=2)
+
+
+def test_a_budget_that_is_over_before_the_first_step_is_an_error(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    for started in (900.0, 1000.0 - 9.999):
+        with pytest.raises(InputError, match="the budget was used up before the first step; give a longer --budget"):
+            trained(run, budget=Budget(seconds=10.0), clock=Clock(0.5), started=started)
+    assert not (run / "folds/0/model.json").exists()
+    assert not list(run.rglob("*.safetensors"))
+
+
+def test_a_time_budget_is_shared_by_the_folds(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    clock = Clock(0.05)
+    folds = trained(run, ["0", "1", "2"], Budget(seconds=45.0), clock=clock, started=1000.0).folds
+    assert 35 < clock.now - 1000 < 46
+    assert max(f.seconds for f in folds) - min(f.seconds for f in folds) < 5
+
+
+def test_a_budget_of_steps_holds_for_each_fold(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    assert [f.steps for f in trained(run, ["0", "1"], Budget(steps=2)).folds] == [2, 2]
+
+
+def test_fold_all_trains_on_every_case_and_validates_on_none(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    (fold,) = trained(run, ["all"], Budget(steps=1)).folds
+    assert fold.scores is None
+    assert read_record(run / "folds/all/model.json", ModelCard).trained_on == 6
+    assert not (run / "folds/all/validation").exists()
+
+
+def test_one_case_can_only_be_trained_on_as_all(tmp_path: Path) -> None:
+    run = planned_run(tmp_path, n=1)
+    with pytest.raises(InputError, match="there is no fold 0; give all"):
+        trained(run)
+    assert trained(run, ["all"], Budget(steps=1)).folds[0].steps == 1
+
+
+@pytest.mark.parametrize("fold", ["5", "-1", "x", "00", "٣", "1.0"])
+def test_a_fold_that_is_none(tmp_path: Path, fold: str) -> None:
+    run = planned_run(tmp_path)
+    with pytest.raises(InputError, match=f"there is no fold {fold}; give 0 to 4, or all"):
+        trained(run, [fold])
+    assert not (run / "folds").exists()
+
+
+def test_a_finished_fold_is_kept(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    trained(run, budget=Budget(steps=1))
+    before = (run / "folds/0/model.safetensors").stat().st_mtime_ns
+    events = list(train(run, ["0"], Budget(steps=5), CPU))
+    assert any(isinstance(e, Note) and "is trained already" in e.text for e in events)
+    assert not any(isinstance(e, Stage) for e in events)
+    (fold,) = events[-1].folds  # type: ignore[union-attr]
+    assert isinstance(fold, FoldTrained)
+    assert fold.steps == 1
+    assert fold.scores is not None
+    assert (run / "folds/0/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_interrupted_and_resumed_is_as_never_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    whole, broken = planned_run(tmp_path / "a"), planned_run(tmp_path / "b")
+    trained(whole, budget=Budget(steps=6))
+    undo = killed_after(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        trained(broken, budget=Budget(steps=6))
+    undo()
+    assert not (broken / "folds/0/model.json").exists()
+    events = list(train(broken, ["0"], Budget(steps=6), CPU))
+    assert any(isinstance(e, Note) and "goes on from step" in e.text for e in events)
+    for a, b in zip(weights(whole).values(), weights(broken).values(), strict=True):
+        assert torch.equal(a, b)
+    assert not (broken / "folds/0/checkpoint.safetensors").exists()
+
+
+def test_time_that_was_trained_before_an_interruption_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planned_run(tmp_path)
+    undo = killed_after(monkeypatch, 60)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, budget=Budget(seconds=40.0), clock=Clock(0.05), started=1000.0)
+    undo()
+    clock = Clock(0.05)
+    (fold,) = trained(run, budget=Budget(seconds=40.0), clock=clock, started=1000.0).folds
+    assert clock.now - 1000 < 35
+    assert 25 < fold.seconds < 40.5
+
+
+def test_killed_between_training_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planned_run(tmp_path)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "validate_case", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, budget=Budget(steps=2))
+    monkeypatch.undo()
+    (fold,) = trained(run, budget=Budget(steps=2)).folds
+    assert fold.steps == 2
+    assert fold.scores is not None
+
+
+def test_folds_of_another_number(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    use_folds(run, 3)
+    parts = read_record(run / "splits.json", Splits)
+    assert len(parts.folds) == 3
+    assert sorted(n for f in parts.folds for n in f.validation) == [f"case{k}" for k in range(6)]
+    trained(run, ["2"], Budget(steps=1))
+    use_folds(run, 3)
+    with pytest.raises(RunError, match="holds folds of a split into 3; plan into a new folder"):
+        use_folds(run, 2)
+    for n in (0, 1, 7):
+        other = planned_run(tmp_path / str(n))
+        with pytest.raises(InputError, match=f"6 cases cannot be split into {n} folds; give 2 to 6"):
+            use_folds(other, n)
+
+
+def test_what_is_no_run_or_not_prepared(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run of medseg"):
+        trained(tmp_path)
+    with pytest.raises(RunError, match="is not a run of medseg"):
+        use_folds(tmp_path / "none", 3)
+    run = planned_run(tmp_path)
+    case = read_record(run / "splits.json", Splits).folds[0].train[0]
+    (run / "cache/3d" / f"{case}.image.npy").unlink()
+    with pytest.raises(RunError, match=f"case {case} is not prepared; run medseg plan again"):
+        trained(run)
+
+
+def test_a_full_disk_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planned_run(tmp_path)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResourceError, match="no space left"):
+        trained(run)
+    monkeypatch.undo()
+    assert not list(run.rglob("*.safetensors"))
+    assert trained(run).folds[0].steps == 2
