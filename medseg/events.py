@@ -30,4 +30,13 @@ class Note:
     warning: bool = False
 
 
-Event = Stage | Advanced | Note
+@dataclass(frozen=True, slots=True)
+class StepBegins:
+    """A step of a recipe begins: its number of `total`, and its words as one would type them."""
+
+    number: int
+    total: int
+    words: str
+
+
+Event = Stage | Advanced | Note | StepBegins

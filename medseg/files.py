@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from medseg.errors import InputError, explained
 
 STRAY_AFTER_S = 24 * 3600.0
 _MARK = ".part-"
+_STRAY = re.compile(r"\.part-\d+-[0-9a-f]{8}-")  # nobody else's files
+RESEARCH_USE = "Research use only; not for diagnosis or treatment."
 
 
 class Record(BaseModel):
@@ -91,13 +94,21 @@ def _first(error: ValidationError | UnicodeDecodeError) -> str:
     return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".strip(": ")
 
 
-def sha256(paths: Iterable[Path]) -> str:
-    """SHA-256 over the bytes of the files, in the order given."""
+def sha256(paths: Iterable[Path], of: str = "") -> str:
+    """SHA-256 over the bytes of the files, in the order given; `of` is the case that they belong to.
+
+    Raises:
+        InputError: one cannot be read, or went away; said without its path, which may tell of a patient.
+    """
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            why = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+            raise InputError(f"a file of it cannot be read ({why})", of) from error
     return digest.hexdigest()
 
 
@@ -122,8 +133,12 @@ def outputs_stand(folder: Path, outputs: Iterable[Output]) -> bool:
     return all((folder / o.name).is_file() and (folder / o.name).stat().st_size == o.bytes for o in outputs)
 
 
+def _is_stray(path: Path) -> bool:
+    return _STRAY.match(path.name) is not None
+
+
 def output_folder(path: Path) -> Path:
-    """Make `path` ready to be written into and sweep up what killed writers left there a day ago.
+    """Make `path` ready to be written into and sweep up what killed writers left right there a day ago.
 
     Raises:
         ResourceError: it cannot be made or written to, or is a file.
@@ -133,7 +148,7 @@ def output_folder(path: Path) -> Path:
         probe = path / f"{_MARK}{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()
-        for stray in path.rglob(f"{_MARK}*"):
+        for stray in filter(_is_stray, path.iterdir()):
             with suppress(FileNotFoundError):  # its writer, or another sweeper, was faster
                 if time.time() - stray.stat().st_mtime > STRAY_AFTER_S:
                     stray.unlink()

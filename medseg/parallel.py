@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, ResourceError
 
 TRIES = 3
 SERIAL_BELOW_S = 8.0  # starting a pool costs about a second a worker; less work than this is done in place
@@ -74,10 +74,10 @@ def over_cases(
                     yield Done(case, future.result())
                 elif isinstance(error, WorkerKilled) and tried < TRIES:
                     futures[executor.submit(work, case)] = (case, tried + 1)
-                elif isinstance(error, (MedsegError, WorkerKilled, MemoryError)):
+                elif _of_the_case(error):
                     yield Failed(case, _reason(error, tried))
                 else:
-                    raise error  # a fault of medseg itself, not of the case: never hidden in a list
+                    raise error
             hand_out()
     except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
@@ -86,6 +86,13 @@ def over_cases(
 
 
 _END: Any = object()
+
+
+def _of_the_case(error: BaseException) -> bool:
+    """True if other cases can go on: neither a full disk, which they would meet too, nor a fault of medseg itself."""
+    if isinstance(error, ResourceError):
+        return False
+    return isinstance(error, (MedsegError, WorkerKilled, MemoryError))
 
 
 def _reason(error: BaseException, tried: int) -> str:
@@ -210,8 +217,15 @@ def available_memory_bytes() -> int:
     if limit.is_file() and used.is_file():
         text = limit.read_text().strip()
         if text.isdigit():
-            free = min(free, int(text) - int(used.read_text()))
+            free = min(free, int(text) - int(used.read_text()) + _reclaimable_bytes())
     return max(free, 0)
+
+
+def _reclaimable_bytes() -> int:
+    """Cached file contents that count as used by the control group but give way when memory is asked for."""
+    stat = Path("/sys/fs/cgroup/memory.stat")
+    lines = stat.read_text().splitlines() if stat.is_file() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
 def _machine_free_bytes() -> int:

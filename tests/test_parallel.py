@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.errors import InputError
+from medseg.errors import InputError, ResourceError
 from medseg.parallel import (
     TRIES,
     Done,
@@ -47,6 +47,8 @@ def trouble(folder: Path, case: str) -> str:
         raise InputError("is cut short", "bad")
     if case == "huge":
         raise MemoryError
+    if case == "full":
+        raise ResourceError("no space left on device", "cache")
     if case == "bug":
         raise ZeroDivisionError
     return case
@@ -93,6 +95,13 @@ def test_a_raising_case_is_tried_once_and_named(make: Callable[[], Executor], tm
     assert failed == {"bad": "bad: is cut short", "huge": "MemoryError"}
     assert sorted(r.case for r in results if isinstance(r, Done)) == ["a", "b"]
     assert len(list(tmp_path.glob("bad-*"))) == 1
+
+
+@pytest.mark.parametrize("make", [InPlace, two])
+def test_a_full_disk_ends_the_whole_work(make: Callable[[], Executor], tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="no space left"):
+        list(over_cases(partial(trouble, tmp_path), ["a", "full", "b", "c"], make(), in_flight=1))
+    assert not list(tmp_path.glob("c-*"))
 
 
 def test_a_case_that_kills_its_worker_is_given_up_and_the_others_are_done(tmp_path: Path) -> None:

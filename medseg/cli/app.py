@@ -15,8 +15,8 @@ import typer  # noqa: E402
 from medseg.cli import doctor, evaluate, infer, inspect, plan, run, train  # noqa: E402
 from medseg.errors import DONE, INTERRUPTED, WRONG_USE, MedsegError, explained  # noqa: E402
 
-UseError: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException: click's own, or typer's copy of it
-NOTICE = "Research use only; not for diagnosis or treatment."
+# click's own, or typer's copy of it
+UseError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     name="medseg",
@@ -29,7 +29,9 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        sys.stdout.write(f"medseg {version('medseg')}. {NOTICE}\n")
+        from medseg.files import RESEARCH_USE
+
+        sys.stdout.write(f"medseg {version('medseg')}. {RESEARCH_USE}\n")
         raise typer.Exit
 
 
@@ -39,7 +41,7 @@ def _medseg(
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """From labelled CT and MR scans to a trustworthy segmentation model.
 
@@ -47,7 +49,7 @@ def _medseg(
 
     Research use only.
     """
-    context.obj = {"debug": debug, "started": STARTED}
+    context.obj = {"started": STARTED}
 
 
 for verb in (plan, train, infer, evaluate, run, inspect, doctor):
@@ -65,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run a verb; its exit code. Users' mistakes and the machine's limits are one line on standard error."""
+    debug, arguments = "--debug" in arguments, [a for a in arguments if a != "--debug"]  # wherever it stands
     try:
         with explained(""):
             code = app(arguments or ["--help"], prog_name="medseg", standalone_mode=False)
@@ -72,7 +75,7 @@ def run_command(arguments: list[str]) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else DONE
     except MedsegError as error:
-        if "--debug" in arguments:
+        if debug:
             raise
         _complain(str(error))
         return error.exit_code

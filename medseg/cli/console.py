@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from medseg.events import Advanced, Event, Note, Stage
+from medseg.events import Advanced, Event, Note, Stage, StepBegins
 from medseg.report.table import Table
 
 LINE_EVERY_S = 10.0  # where no terminal is watching, a line now and then
@@ -55,8 +55,6 @@ def follow(events: Iterable[Any]) -> Any:
         for event in events:
             if isinstance(event, Event):
                 view.show(event)
-            elif hasattr(event, "words"):  # a recipe's step begins
-                view.show(Note(f"[{event.number}/{event.total}] medseg {event.words}"))
             else:
                 summary = event
     return summary
@@ -67,6 +65,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self.stage, self.began, self.shown = Stage("", 0), 0.0, 0.0
+        self.first: float | None = None  # what was done before, in an earlier run
 
     def __enter__(self) -> _Lines:
         return self
@@ -77,16 +76,20 @@ class _Lines:
     def show(self, event: Event) -> None:
         match event:
             case Stage():
-                self.stage, self.began, self.shown = event, time.monotonic(), time.monotonic()
+                self.stage, self.began, self.shown, self.first = event, time.monotonic(), time.monotonic(), None
                 say(f"{event.name}: {event.expect}")
             case Note():
                 _say_note(event)
+            case StepBegins():
+                say(f"[{event.number}/{event.total}] medseg {event.words}", "bold")
             case Advanced():
                 now = time.monotonic()
+                if self.first is None:
+                    self.first = event.done if event.done > 1 else 0.0
                 if now - self.shown >= LINE_EVERY_S or (event.done >= self.stage.total and self.stage.total):
                     self.shown = now
-                    spent = now - self.began
-                    left = spent / event.done * (self.stage.total - event.done) if event.done else 0.0
+                    here = event.done - self.first
+                    left = (now - self.began) / here * (self.stage.total - event.done) if here > 0 else 0.0
                     share = f"{100 * event.done / max(self.stage.total, 1):.0f} %"
                     say(f"  {self.stage.name} {share}, {_clock(left)} left: {event.what}")
 
@@ -118,6 +121,8 @@ class _Bar:
                 self.task = self.progress.add_task(event.name, total=event.total, what="")
             case Note():
                 _say_note(event)
+            case StepBegins():
+                say(f"[{event.number}/{event.total}] medseg {event.words}", "bold")
             case Advanced():
                 self.progress.update(self.task, completed=round(event.done), what=event.what)
 

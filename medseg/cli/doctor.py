@@ -13,7 +13,7 @@ NAME = "doctor"
 
 
 def command(
-    folder: Annotated[Path, typer.Option(help="Whose disk to look at.")] = Path(),
+    folder: Annotated[Path, typer.Option(help="The folder whose free disk space is looked at.")] = Path(),
     json: options.Json = False,
 ) -> None:
     """Say what this machine can do: versions, devices, memory, disk, DICOM codecs, known faults.

@@ -41,5 +41,5 @@ def command(
     else:
         console.show(predictions_table(inferred.predictions))
         console.say(f"written to {out}")
-    if inferred.predictions.failed:
-        raise CasesFailed({f.case: f.reason for f in inferred.predictions.failed})
+    if inferred.failed:
+        raise CasesFailed(inferred.failed)

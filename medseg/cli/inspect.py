@@ -30,5 +30,5 @@ def command(
         console.show_json(found.model_dump(mode="json"))
     else:
         console.show(inspection_table(found))
-    if any(look.problems for look in found.cases):
+    if any(look.problems for look in found.cases) or any(left.broken for left in found.left):
         raise typer.Exit(SOME_FAILED)

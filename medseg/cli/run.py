@@ -35,7 +35,14 @@ def command(
 
     ran = console.follow(run_recipe(read_recipe(recipe, settings or ()), out))
     if json:
-        console.show_json({"met": ran.met, "outcomes": [o.model_dump() for o in ran.outcomes]})
+        console.show_json(
+            {
+                "met": ran.met,
+                "outcomes": [o.model_dump() for o in ran.outcomes],
+                "failed": ran.failed,
+                "scores": {name: scores.model_dump(mode="json") for name, scores in ran.scores},
+            }
+        )
     else:
         for name, scores in ran.scores:
             console.show(scores_table(scores, f"Scores: {name}"))

@@ -111,8 +111,8 @@ def _arranged(reference: LabelMap, prediction: LabelMap) -> tuple[Labels, Labels
     """Both arrays without a single-slice axis, the fastest axis last; no metric depends on the order of axes."""
     r, p = reference.array, prediction.array
     spacing_mm: Sequence[float] = reference.grid.spacing_mm
-    if 1 in r.shape:
-        single = r.shape.index(1)
+    if 1 in r.shape:  # of several such axes the coarsest, so that the order of axes does not decide
+        single = max((axis for axis in range(3) if r.shape[axis] == 1), key=lambda axis: spacing_mm[axis])
         r, p = r.squeeze(single), p.squeeze(single)
         spacing_mm = [mm for axis, mm in enumerate(spacing_mm) if axis != single]
     order = sorted(range(r.ndim), key=lambda axis: -abs(r.strides[axis]))

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from medseg.evaluation.case import DISTANCES, METRICS, Number, StructureScore
 from medseg.evaluation.surface import SURFACE
-from medseg.files import Record
+from medseg.files import RESEARCH_USE, Record
 
 N_WORST = 3  # cases named for each structure and for the cohort
 _QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
@@ -78,6 +78,7 @@ class Scores(Record):
 
     version: Literal[1] = 1
     surface: Literal["surfel"] = SURFACE
+    notice: str = RESEARCH_USE
     tolerance_mm: float
     mean_over_structures: dict[str, MacroMean]
     worst_cases: tuple[CaseMean, ...]

@@ -52,10 +52,11 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class CaseScores:
-    """What one case brings: its rows, and the diagonal of its image in mm."""
+    """What one case brings: its rows, the diagonal of its image in mm, and why its prediction counts as missed."""
 
     rows: tuple[StructureScore, ...]
     diagonal_mm: float
+    failure: str = ""
 
 
 def evaluate_folders(
@@ -97,6 +98,9 @@ def evaluate_folders(
             yield Advanced(count, case)
         else:
             done[case] = result.record
+            if result.record.failure:
+                failed[case] = result.record.failure
+                yield Note(f"{case} counts as missed: {failed[case]}", warning=True)
             yield Advanced(count, f"{case} {_told(result)}")
 
     scores = summarise(
@@ -139,18 +143,21 @@ def _voxels(path: Path) -> int:
 
 
 def score_pair(pair: Pair, tolerance_mm: float, names: dict[int, str] | None) -> CaseScores:
-    """Read and score one case; a prediction that does not exist is taken to be empty.
+    """Read and score one case; a prediction that does not exist or cannot be used counts as an empty one.
 
     Raises:
-        InputError: a file cannot be read; said without its path, which may tell of a patient.
-        GeometryError: the two grids differ.
+        InputError: the reference cannot be read; said without its path, which may tell of a patient.
     """
     reference = _read(pair.reference, "reference", names)
-    if pair.prediction is None:
-        prediction = LabelMap(np.zeros(reference.grid.shape, np.uint8), reference.grid, reference.names)
-    else:
-        prediction = _read(pair.prediction, "prediction", names)
-    return CaseScores(score_case(pair.case, reference, prediction, tolerance_mm), diagonal_mm(reference.grid))
+    diagonal, failure = diagonal_mm(reference.grid), ""
+    if pair.prediction is not None:
+        try:
+            prediction = _read(pair.prediction, "prediction", names)
+            return CaseScores(score_case(pair.case, reference, prediction, tolerance_mm), diagonal)
+        except MedsegError as error:
+            failure = str(error)
+    nothing = LabelMap(np.zeros(reference.grid.shape, np.uint8), reference.grid, reference.names)
+    return CaseScores(score_case(pair.case, reference, nothing, tolerance_mm), diagonal, failure)
 
 
 def _read(path: Path, what: str, names: dict[int, str] | None) -> LabelMap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,17 +60,25 @@ def names_of_structures(predictions: Path, references: Path) -> dict[int, str] |
     """Read what label values are called: from `predictions.json`, else the `dataset.json` of the references, else None.
 
     Raises:
-        InputError: such a file is no JSON, or its `labels` cannot be understood.
+        InputError: such a file is no JSON, its `labels` cannot be understood, or a name has another value on each side.
     """
     references = _folder(references)
-    for path in (
-        _folder(predictions) / "predictions.json",
-        *(f / "dataset.json" for f in (references, references.parent)),
-    ):
-        labels = _json_object(path).get("labels")
-        if labels is not None:
-            return _names(labels, path)
-    return None
+    beside = [f / "dataset.json" for f in (references, references.parent)]
+    found = [_names(labels, p) for p in [_folder(predictions) / "predictions.json", *beside] if (labels := _labels(p))]
+    for other in found[1:]:
+        values = {name.casefold(): value for value, name in other.items()}
+        for value, name in found[0].items():
+            if values.get(name.casefold(), value) != value:
+                raise InputError(
+                    f"{name} is label {value} in the predictions and {values[name.casefold()]} in the references",
+                    references,
+                    "give both the same label values",
+                )
+    return found[0] if found else None
+
+
+def _labels(path: Path) -> Any:
+    return _json_object(path).get("labels")
 
 
 def unambiguous(names: Mapping[int, str], where: Path | str = "") -> dict[int, str]:
@@ -110,9 +119,11 @@ def _case_ids(path: Path) -> dict[str, str]:
     """Name of a source to the case-id that its outputs are called by."""
     cases = _json_object(path).get("cases", {})
     try:
-        return {str(name): str(case) for case, entry in cases.items() for name in entry["names"]}
+        ids = [(str(name), str(case)) for case, entry in cases.items() for name in entry["names"]]
     except (AttributeError, KeyError, TypeError):
         raise InputError("is not a valid case map", path, "write the predictions again") from None
+    times = Counter(name for name, _ in ids)  # a folder's name that stands for two series tells of neither
+    return {name: case for name, case in ids if times[name] == 1}
 
 
 def _json_object(path: Path) -> Mapping[str, Any]:

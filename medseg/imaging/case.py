@@ -8,10 +8,15 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Something that was found but is not used: where (never a patient's name) and why, in one line."""
+    """Something that was found but is not used: where (never a patient's name) and why, in one line.
+
+    `broken` if it was meant to be used and cannot be: then it counts as a failed case. An image without a label, a
+    localiser or a text file is merely left.
+    """
 
     where: str
     reason: str
+    broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,10 @@ def group_channels(files: Iterable[Path], whole: Collection[str] = ()) -> Groupe
         if len(all_files) == len(by_channel):
             cases[name] = tuple(all_files)
         else:
-            left += [Left(p.name, f"{len(all_files)} files stand for the case {name}; keep one") for p in all_files]
+            left += [
+                Left(p.name, f"{len(all_files)} files stand for the case {name}; keep one", broken=True)
+                for p in all_files
+            ]
     return Grouped(cases, tuple(left))
 
 

@@ -34,7 +34,6 @@ __all__ = [
 
 Layout = Literal["decathlon", "nnunet", "folders"]
 
-SAME_PLACE = 0.01  # of the smallest spacing; headers written by different tools differ by rounding, not by more
 _UNDERSTOOD = (
     "give a Medical Decathlon folder (dataset.json), an nnU-Net raw folder (dataset.json, imagesTr, labelsTr), "
     "or a folder with images/ and labels/"
@@ -174,6 +173,6 @@ def _check_same_place(grid: Grid, other: Grid, name: str, what: str) -> None:
     fix = f"export image and {what} from the same scan again"
     if grid.shape != other.shape:
         raise GeometryError(f"its {what} has shape {other.shape}, its image {grid.shape}", name, fix)
-    deviation = grid.deviation_mm(other)
-    if deviation > SAME_PLACE * min(grid.spacing_mm):
-        raise GeometryError(f"its {what} lies up to {deviation:.3g} mm away from its image", name, fix)
+    if not grid.agrees(other):
+        away = f"its {what} lies up to {grid.deviation_mm(other):.3g} mm away from its image"
+        raise GeometryError(away, name, fix)

@@ -117,7 +117,7 @@ def _header(path: Path, where: str) -> _Header | Left:
         series, image = str(ds.get("SeriesInstanceUID", "")), str(ds.get("SOPInstanceUID", ""))
         purpose = [str(value).upper() for value in ds.get("ImageType", None) or []]
     except Exception:  # a parser on arbitrary bytes can fail in any way; one bad file stops no other
-        return Left(where, "is a damaged DICOM file")
+        return Left(where, "is a damaged DICOM file", broken=True)
     modality = IMAGES.get(kind) or MULTI_FRAME.get(kind)
     if modality is None:
         return Left(where, f"is a DICOM object without a volume ({_class_name(kind)})")

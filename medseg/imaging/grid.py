@@ -14,7 +14,7 @@ from medseg.errors import GeometryError
 Affine = npt.NDArray[np.float64]
 Axcodes = tuple[str, str, str]
 
-AGREES_MM = 1e-3  # two grids are the same if no corner voxel differs by more
+SAME_PLACE = 0.01  # of the smallest spacing; headers written by different tools differ by rounding, not by more
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -86,8 +86,8 @@ class Grid:
         return float(np.linalg.norm(self.corners_mm - other.corners_mm, axis=1).max())
 
     def agrees(self, other: Grid) -> bool:
-        """True if both grids have the same shape and no corner differs by more than a micrometre per mm of slack."""
-        return self.deviation_mm(other) <= AGREES_MM
+        """True if both grids have the same shape and no corner differs by more than a hundredth of a voxel."""
+        return self.deviation_mm(other) <= SAME_PLACE * min(self.spacing_mm)
 
 
 def _shortest(length: float) -> float:

@@ -25,9 +25,9 @@ class Listing:
     left: list[Left] = field(default_factory=list)
 
     def add(self, name: str, images: tuple[Path, ...], label: Path | None, reason: str) -> None:
-        """Take the case, or leave it where a reason is given."""
+        """Take the case, or leave it where a reason is given; one without a label is not broken, just not labelled."""
         if reason:
-            self.left.append(Left(name, reason))
+            self.left.append(Left(name, reason, broken=label is not None))
         else:
             self.cases.append(Case(name, images, label, patient=name))
 
@@ -131,7 +131,7 @@ def _named_by_number(found: Listing) -> Listing:
         try:
             names = read_labels(case.label).names if case.label else {}
         except InputError as error:
-            named.left.append(Left(case.name, f"its label {error.what}"))
+            named.left.append(Left(case.name, f"its label {error.what}", broken=True))
             continue
         named.labels |= names
         named.cases.append(case)

@@ -98,13 +98,13 @@ def _walk(path: Path, left: list[Left]) -> Iterator[tuple[Path, list[Path]]]:
     """
 
     def closed(error: OSError) -> None:
-        left.append(Left("a folder", f"cannot be opened ({os.strerror(error.errno or 0).lower()})"))
+        left.append(Left("a folder", f"cannot be opened ({os.strerror(error.errno or 0).lower()})", broken=True))
 
     for folder, folders, files in os.walk(path, onerror=closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
         ordinary = [file for file in paths if file.is_file()]
-        left += [Left("a file", "is a broken link or no ordinary file")] * (len(paths) - len(ordinary))
+        left += [Left("a file", "is a broken link or no ordinary file", broken=True)] * (len(paths) - len(ordinary))
         yield Path(folder), ordinary
 
 
@@ -130,7 +130,7 @@ def _distinct(scans: list[Scan]) -> Found:
     kept = tuple(sorted((scan for scan in scans if times[scan.name] == 1), key=lambda scan: scan.name))
     twice = [scan for scan in scans if times[scan.name] > 1]
     reason = "{} scans have this name; rename them or give them one by one"
-    return Found(kept, tuple(Left(scan.name, reason.format(times[scan.name])) for scan in twice))
+    return Found(kept, tuple(Left(scan.name, reason.format(times[scan.name]), broken=True) for scan in twice))
 
 
 def read_scan(scan: Scan) -> tuple[Volume, ...]:

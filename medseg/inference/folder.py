@@ -28,7 +28,7 @@ from medseg.inference.model import Model, finished_folds, load_model
 from medseg.inference.records import CaseMap, MappedCase, Prediction, Predictions, Unread
 from medseg.planning.plan import Plan
 
-FIELD_MM = 0.5  # a scan smaller than this share of the training cases in any direction is remarked on
+SMALL_FIELD = 0.5  # a scan whose longest side is shorter than this share of the training scans' is remarked on
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Inferred:
     out: Path
     predictions: Predictions
     skipped: int
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Failed cases with the reason."""
+        return {f.case: f.reason for f in self.predictions.failed}
 
 
 def infer_folder(run: Path, scans: Path, out: Path, device: torch.device) -> Iterator[Event | Inferred]:
@@ -59,10 +64,10 @@ def infer_folder(run: Path, scans: Path, out: Path, device: torch.device) -> Ite
     found = find_scans(scans, bytes.fromhex(key_of_names))
     output_folder(out)
     _remember(out, key_of_names, found)
+    failed = [Unread(case=left.where, reason=left.reason) for left in found.left if left.broken]
     for left in found.left:
-        yield Note(f"not used: {left.where}: {left.reason}")
+        yield Note(f"not used: {left.where}: {left.reason}", warning=left.broken)
     yield Stage("infer", len(found.scans), f"{len(found.scans)} scan(s), {len(folds)} fold(s)")
-    failed: list[Unread] = []
     skipped = 0
     for n, scan in enumerate(found.scans, 1):
         try:
@@ -71,21 +76,24 @@ def infer_folder(run: Path, scans: Path, out: Path, device: torch.device) -> Ite
                 skipped += 1
             else:
                 _forget(manifest, out / f"{scan.name}.nii.gz")
-                write_record(manifest, _predict_scan(scan, models, out, device, done_key))
+                write_record(manifest, _predict_scan(scan, models, out, device, (done_key, key)))
         except ResourceError:
             raise
-        except (MedsegError, MemoryError) as error:
+        except (MedsegError, MemoryError, RuntimeError) as error:
             failed.append(Unread(case=scan.name, reason=_reason(error)))
             yield Note(f"{scan.name} failed: {failed[-1].reason}", warning=True)
-        except torch.OutOfMemoryError:
-            raise ResourceError("the GPU's memory ran out", scan.name, "use --device cpu or a smaller plan") from None
         yield Advanced(n, scan.name)
     if skipped:
         yield Note(f"{skipped} of {len(found.scans)} already done")
-    yield Inferred(out, write_predictions(out, plan, folds, device, failed), skipped)
+    predictions, others = write_predictions(out, plan, folds, device, failed, key)
+    if others:
+        yield Note(f"{others} case(s) in {out} were predicted by another model and are not listed", warning=True)
+    yield Inferred(out, predictions, skipped)
 
 
-def _predict_scan(scan: Scan, models: Sequence[Model], out: Path, device: torch.device, key: str) -> Prediction:
+def _predict_scan(
+    scan: Scan, models: Sequence[Model], out: Path, device: torch.device, keys: tuple[str, str]
+) -> Prediction:
     began = time.monotonic()
     channels = read_scan(scan)
     labels = predict(models, channels, device)
@@ -98,7 +106,8 @@ def _predict_scan(scan: Scan, models: Sequence[Model], out: Path, device: torch.
         seconds=round(time.monotonic() - began, 3),
         volumes_ml=volumes_ml(labels),
         warnings=warnings_of(channels[0], models[0].card.plan),
-        key=key,
+        key=keys[0],
+        model=keys[1],
         outputs=(output_of(path),),
     )
 
@@ -116,7 +125,7 @@ def warnings_of(scan: Volume, plan: Plan) -> tuple[str, ...]:
         found.append("it is a single slice, the model was trained on volumes")
     extent = [s * n for s, n in zip(spacing, shape, strict=True)]
     trained = [t * n for t, n in zip(target, configuration.median_shape, strict=True) if t is not None]
-    if trained and max(extent) < FIELD_MM * max(trained):
+    if trained and max(extent) < SMALL_FIELD * max(trained):
         found.append(f"its field of view of {max(extent):.0f} mm is less than half of the training scans'")
     return tuple(found)
 
@@ -132,16 +141,21 @@ def scan_key(scan: Scan, model: str) -> str:
     Raises:
         InputError: a file went away or cannot be read.
     """
-    try:
-        return hashlib.sha256((sha256(scan.paths) + model).encode()).hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot be read ({type(error).__name__})", scan.name) from error
+    return hashlib.sha256((sha256(scan.paths, scan.name) + model).encode()).hexdigest()
 
 
-def _reason(error: MedsegError | MemoryError) -> str:
-    """Without `where`: it may be a path that names a patient."""
-    if isinstance(error, MemoryError):
+def _reason(error: MedsegError | MemoryError | RuntimeError) -> str:
+    """Without `where`: it may be a path that names a patient.
+
+    Raises:
+        RuntimeError: one that is not torch's way of telling that memory ran out.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return "is too large for the memory of the GPU; use --device cpu for it"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return "is too large for the memory of this machine"
+    if isinstance(error, RuntimeError):
+        raise error
     return f"{error.what}; {error.fix}" if error.fix else error.what
 
 
@@ -188,10 +202,11 @@ def _remember(out: Path, key: str, found: Found) -> None:
 
 
 def write_predictions(
-    out: Path, plan: Plan, folds: Sequence[Path], device: torch.device, failed: Sequence[Unread]
-) -> Predictions:
-    """Rebuild `predictions.json` from the manifests that stand in the folder."""
-    found = [m for p in sorted((out / "cases").glob("[!.]*.done.json")) if (m := _manifest(p)) is not None]
+    out: Path, plan: Plan, folds: Sequence[Path], device: torch.device, failed: Sequence[Unread], model: str
+) -> tuple[Predictions, int]:
+    """Rebuild `predictions.json` from the manifests of this model; also the number of cases of other models."""
+    every = [m for p in sorted((out / "cases").glob("[!.]*.done.json")) if (m := _manifest(p)) is not None]
+    found = [m for m in every if m.model == model]
     predictions = Predictions(
         labels={str(value): name for value, name in plan.names.items()},
         folds=tuple(fold.name for fold in folds),
@@ -200,4 +215,4 @@ def write_predictions(
         failed=tuple(failed),
     )
     write_record(out / "predictions.json", predictions)
-    return predictions
+    return predictions, len(every) - len(found)

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from medseg.errors import InputError, RunError
-from medseg.files import Record, read_record, sha256, write_record, written_whole
-from medseg.inference.records import RESEARCH_USE
+from medseg.files import RESEARCH_USE, Record, read_record, sha256, write_record, written_whole
 from medseg.networks.table import build_network
 from medseg.planning.plan import Plan
 

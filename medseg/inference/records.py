@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from medseg.files import Output, Record
+from medseg.files import RESEARCH_USE, Output, Record
 
 VERSION = 1
-RESEARCH_USE = "Research use only; not for diagnosis or treatment."
 
 
 class Prediction(Record):
@@ -19,6 +18,7 @@ class Prediction(Record):
     volumes_ml: dict[str, float]
     warnings: tuple[str, ...]
     key: str
+    model: str  # digest of the weights that made it
     outputs: tuple[Output, ...]
 
 

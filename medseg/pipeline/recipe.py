@@ -17,7 +17,7 @@ from pydantic import ConfigDict, ValidationError
 
 from medseg.errors import InputError
 from medseg.evaluation.cohort import Scores
-from medseg.events import Event
+from medseg.events import Event, StepBegins
 from medseg.files import Record, output_folder, write_json
 from medseg.pipeline import steps
 from medseg.pipeline.expect import Expectation, Outcome, check_expectations
@@ -98,15 +98,6 @@ class Ran:
         return all(outcome.met for outcome in self.outcomes)
 
 
-@dataclass(frozen=True)
-class StepBegins:
-    """A step of the recipe begins."""
-
-    number: int
-    total: int
-    words: str
-
-
 def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `settings` are `key=value` texts that replace its own, `data=...` relative to where one stands.
 
@@ -149,7 +140,7 @@ def _value(setting: str, text: str) -> Any:
         raise InputError(f"--set {setting} is not YAML", fix="give key=value") from None
 
 
-def run_recipe(recipe: Recipe, out: Path) -> Iterator[Event | StepBegins | Ran]:
+def run_recipe(recipe: Recipe, out: Path) -> Iterator[Event | Ran]:
     """Run every step in order, then check the expectations.
 
     Raises:
@@ -170,7 +161,7 @@ def run_recipe(recipe: Recipe, out: Path) -> Iterator[Event | StepBegins | Ran]:
                 yield event
             else:
                 scores += _scores(step, event)
-                failed |= _failed(event)
+                failed |= event.failed
     outcomes = check_expectations(recipe.expect, out)
     seconds = time.monotonic() - began
     write_json(out / "outcome.json", {"seconds": round(seconds, 1), "outcomes": [o.model_dump() for o in outcomes]})
@@ -183,13 +174,6 @@ def _scores(step: Step, summary: Any) -> list[tuple[str, Scores]]:
     if step.train is not None:
         return [(f"validation of fold {fold.fold}", fold.scores) for fold in summary.folds if fold.scores is not None]
     return []
-
-
-def _failed(summary: Any) -> dict[str, str]:
-    """Cases that a step set aside, by name; training has none of its own."""
-    if hasattr(summary, "predictions"):
-        return {f.case: f.reason for f in summary.predictions.failed}
-    return dict(getattr(summary, "failed", {}))
 
 
 def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iterator[Any]]:

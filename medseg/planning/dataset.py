@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from medseg.errors import InputError, RunError
+from medseg.errors import InputError, MedsegError, RunError
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, read_record, write_record
 from medseg.imaging.dataset import Case, Dataset, find_dataset
+from medseg.imaging.nifti import read_grid
 from medseg.parallel import Done, local_executor, over_cases
 from medseg.planning import rules
 from medseg.planning.check import odd_cases
 from medseg.planning.decide import Measure, decide
-from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, FingerprintJob, fingerprint_case
+from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, FingerprintJob, fingerprint_case, merged
 from medseg.planning.plan import Fold, Plan, Request, Splits, Structure
 from medseg.preprocessing.cache import CacheJob, prepare_case, standing
 from medseg.preprocessing.prepare import resampled_shape
@@ -27,6 +28,7 @@ from medseg.preprocessing.prepare import resampled_shape
 FOLDS = 5
 MOST_BAD = 0.5  # with more bad cases than this share something general is wrong: better to stop
 SECONDS_A_VOXEL = {"look": 6e-8, "prepare": 3e-7}  # one core, for choosing between a pool and none
+LOOK_BYTES_A_VOXEL = 16.0  # a channel: as read, as float32, stacked, and the label
 BYTES_A_VOXEL = 40.0  # peak of one channel's preparation, float32 image and its resampled copies
 
 
@@ -48,36 +50,42 @@ def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> I
         RunError: `run` holds folds that were trained by another plan.
         ResourceError: `run` cannot be written to.
     """
+    rules.check_spacing(request.spacing)
     dataset = find_dataset(data)
     output_folder(run)
     failed: dict[str, str] = {}
     for left in dataset.left:
+        if left.broken:
+            failed[left.where] = left.reason
         yield Note(f"not used: {left.where}: {left.reason}", warning=True)
 
     looked: list[CaseFingerprint] = []
     told = replace(dataset, cases=(), left=())  # all that a worker needs: jobs stay small however many cases there are
     jobs = [FingerprintJob(case, told, run / "cache" / "fingerprint") for case in dataset.cases]
     yield Stage("look", len(jobs), f"reading {len(jobs)} cases")
-    executor, in_flight = local_executor(len(jobs), _bytes(dataset.cases) * 3 * SECONDS_A_VOXEL["look"])
-    for result in over_cases(fingerprint_case, jobs, executor, in_flight):
+    executor, in_flight = local_executor(
+        len(jobs), _bytes(dataset.cases) * 3 * SECONDS_A_VOXEL["look"], LOOK_BYTES_A_VOXEL * _largest(dataset.cases)
+    )
+    for n, result in enumerate(over_cases(fingerprint_case, jobs, executor, in_flight), 1):
         if isinstance(result, Done):
             looked.append(result.record)
         else:
             failed[result.case.case.name] = result.reason
             yield _set_aside(result.case.case.name, result.reason)
-        yield Advanced(len(looked) + len(failed), result.case.case.name)
+        yield Advanced(n, result.case.case.name)
     for finding in odd_cases(looked):
         yield Note(f"{'set aside' if finding.bad else 'look at'}: {finding.case}: {finding.what}", warning=True)
         if finding.bad:
             failed[finding.case] = finding.what
-    fingerprint = Fingerprint(cases=tuple(sorted((c for c in looked if c.case not in failed), key=lambda c: c.case)))
+    fingerprint = merged(*(Fingerprint(cases=(c,)) for c in looked if c.case not in failed))
     _refuse_bad(fingerprint, failed, data)
 
+    before = (run / "plan.json").is_file() and read_record(run / "plan.json", Plan)
     plan = _plan(dataset, run, fingerprint, request, measure)
     _check_trained(run, plan)
     _write_cases(run, fingerprint, request.seed)
     write_record(run / "plan.json", plan)
-    yield Note(f"plan written: {plan.chosen.upper()}, {run / 'plan.json'}")
+    yield Note(f"plan {'stands' if before == plan else 'written'}: {plan.chosen.upper()}, {run / 'plan.json'}")
 
     yield from _prepare(dataset, run, fingerprint, plan, failed)
     prepared = Fingerprint(cases=tuple(c for c in fingerprint.cases if c.case not in failed))
@@ -170,7 +178,7 @@ def _prepare(
     standing_now = sum(standing(folder, job.case.name) is not None for job in jobs)
     todo = sum(voxels.values()) * (1 - standing_now / max(len(jobs), 1))
     seconds = todo * SECONDS_A_VOXEL["prepare"]
-    gb = sum(voxels.values()) * 3 * len(plan.channels) / 1e9
+    gb = sum(voxels.values()) * (4 * len(plan.channels) + 1) / 1e9
     yield Stage("prepare", len(jobs), f"about {max(seconds, 1):.0f} s on one core, {gb:.2g} GB on disk")
     executor, in_flight = local_executor(
         len(jobs), seconds, BYTES_A_VOXEL * len(plan.channels) * max(voxels.values(), default=0)
@@ -182,6 +190,17 @@ def _prepare(
             failed[result.case.case.name] = result.reason
             yield _set_aside(result.case.case.name, result.reason)
         yield Advanced(done, result.case.case.name)
+
+
+def _largest(cases: Sequence[Case]) -> float:
+    """Voxels, times channels, of the case with the largest file: what looking at one case needs memory for."""
+    if not cases:
+        return 0.0
+    case = max(cases, key=lambda c: c.images[0].stat().st_size)
+    try:
+        return float(math.prod(read_grid(case.images[0]).shape) * len(case.images))
+    except MedsegError:
+        return 0.0  # it will fail by name when its turn comes
 
 
 def _bytes(cases: Sequence[Case]) -> float:

@@ -12,8 +12,9 @@ from medseg.networks.topology import NetworkSettings, forward_macs
 from medseg.planning import rules
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Budget, Configuration, Reason, Request, Schedule, Structure, Window
-from medseg.preprocessing.settings import PreprocessingSettings
+from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
 
+Name = Literal["2d", "3d"]
 Measure = Callable[[NetworkSettings, tuple[int, ...], int], float]  # (network, patch, batch) -> seconds a step
 
 DEFAULT_BUDGET_S = {"cpu": 3600.0, "cuda": 8 * 3600.0}
@@ -42,7 +43,7 @@ class Decided:
     """All configurations by name, the one chosen, and the reasons that concern them all."""
 
     configurations: dict[str, Configuration]
-    chosen: Literal["2d", "3d"]
+    chosen: Name
     budget: Budget
     reasons: tuple[Reason, ...]
 
@@ -66,10 +67,11 @@ def decide(
     common = [rules.normalisation(fingerprint, k, name) for k, name in enumerate(channels)]
     mirror, mirror_reason = rules.mirror_axes(fingerprint, structures)
     made: dict[str, Configuration] = {}
-    for name in ("3d", "2d"):
-        made[name] = _Maker(fingerprint, structures, request, budget, measure).make(
-            name, tuple(how for how, _ in common), mirror
-        )
+    channels_how = tuple(how for how, _ in common)
+    maker = _Maker(fingerprint, structures, request, budget, measure)
+    names: tuple[Name, Name] = ("3d", "2d")
+    for name in names:
+        made[name] = maker.make(name, channels_how, mirror)
     chosen, dims_reason = _choose(made, request)
     reasons = (dims_reason, *(reason for _, reason in common), mirror_reason, budget_reason)
     return Decided(made, chosen, budget, reasons)
@@ -85,10 +87,10 @@ def _budget(request: Request) -> tuple[Budget, Reason]:
     return Budget(seconds=seconds), Reason(topic="budget", choice=f"{seconds / 60:g} min", why=why)
 
 
-def _choose(made: dict[str, Configuration], request: Request) -> tuple[Literal["2d", "3d"], Reason]:
+def _choose(made: dict[str, Configuration], request: Request) -> tuple[Name, Reason]:
     shape = made["3d"].median_shape
     if request.dims == "auto":
-        chosen: Literal["2d", "3d"] = "3d" if min(shape) >= FEWEST_SLICES else "2d"
+        chosen: Name = "3d" if min(shape) >= FEWEST_SLICES else "2d"
         why = f"the median scan has {' x '.join(map(str, shape))} voxels at the target spacing, "
         why += "enough along every axis for 3D" if chosen == "3d" else f"fewer than {FEWEST_SLICES} along an axis"
     else:
@@ -104,7 +106,7 @@ class _Maker:
     budget: Budget
     measure: Measure
 
-    def make(self, name: Literal["2d", "3d"] | str, channels: tuple, mirror: tuple[int, ...]) -> Configuration:  # type: ignore[type-arg]
+    def make(self, name: Name, channels: tuple[Normalisation, ...], mirror: tuple[int, ...]) -> Configuration:
         """One configuration with its own reasons."""
         axis = rules.coarsest_axis(self.fingerprint) if name == "2d" else None
         plane = [a for a in range(3) if a != axis]
@@ -120,7 +122,7 @@ class _Maker:
         mirrored = tuple(a for a in mirror if a != axis)
         schedule, schedule_reason = _schedule(self.request.device, batch, mirrored)
         return Configuration(
-            name="2d" if name == "2d" else "3d",
+            name=name,
             slice_axis=axis,
             preprocessing=PreprocessingSettings(spacing_mm=(target[0], target[1], target[2]), channels=channels),
             patch=(x, y, z),
@@ -162,8 +164,8 @@ class _Maker:
             held = [CPU_TRAINING_SHARE * self.budget.seconds / (rate * forward_macs(n, p)) for n, p, _ in made]
             taken = next(k for k, (_, _, wanted) in enumerate(made) if held[k] >= wanted)
             network, patch, wanted = made[taken]
-            why = f"the budget holds about {held[taken]:.0f} steps of this width on this CPU"
-            why += f" ({held[0]:.0f} of width 32)" if taken else ""
+            why = f"on this CPU the budget holds about {held[taken]:.0f} steps of this network"
+            why += f" ({held[0]:.0f} of one with 32 features)" if taken else ""
             patch_why += (
                 f" and as large as leaves {wanted} steps or more in the budget"
                 if wanted

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import InputError, MedsegError, explained
+from medseg.errors import InputError, MedsegError
 from medseg.files import Record, read_record, sha256, write_record
 from medseg.imaging.dataset import Case, Dataset, check_channels, check_pair, read_case_image, read_case_label
 from medseg.preprocessing.crop import nonzero_box, slices
@@ -84,13 +84,11 @@ def fingerprint_case(job: FingerprintJob) -> CaseFingerprint:
 
     Raises:
         InputError, GeometryError: the case cannot be read, or its channels or its label do not fit.
-        ResourceError: a file of the case cannot be opened.
     """
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
     kept = job.folder / f"{job.case.name}.json"
-    with explained(job.case.name):  # a file that vanished meanwhile is a fault of the case
-        files = sha256([*job.case.images, job.case.label])
+    files = sha256([*job.case.images, job.case.label], job.case.name)
     key = hashlib.sha256(f"{sorted(job.dataset.labels)} {files}".encode()).hexdigest()
     stands = _standing(kept, key)
     if stands is not None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from medseg.errors import InputError
 from medseg.networks.topology import NetworkSettings, stage_shapes
@@ -39,6 +40,23 @@ SIDED_SD = 2.0  # a structure's place is fixed along an axis if it is this many 
 # --- spacing ---------------------------------------------------------------------------------------------------------
 
 
+def check_spacing(asked: str) -> float | None:
+    """The number of mm that was asked for; None for `isotropic` and `median`.
+
+    Raises:
+        InputError: `asked` is none of these.
+    """
+    if asked in ("isotropic", "median"):
+        return None
+    try:
+        mm = float(asked)
+    except ValueError:
+        mm = math.nan
+    if not 0.01 <= mm <= 100:
+        raise InputError(f"--spacing {asked} is no spacing", fix="give isotropic, median, or mm between 0.01 and 100")
+    return mm
+
+
 def target_spacing(fingerprint: Fingerprint, asked: str, axes: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Reason]:
     """The spacing (R, A, S) in mm that scans are resampled to, for `isotropic`, `median`, or a number of mm.
 
@@ -55,16 +73,9 @@ def target_spacing(fingerprint: Fingerprint, asked: str, axes: Sequence[int] = (
 
 
 def _target(fingerprint: Fingerprint, asked: str, axes: Sequence[int]) -> tuple[Numbers, Reason]:
-    if asked == "isotropic":
-        return _isotropic(fingerprint, axes)
-    if asked == "median":
-        return _median(fingerprint)
-    try:
-        mm = float(asked)
-    except ValueError:
-        mm = math.nan
-    if not 0.01 <= mm <= 100:
-        raise InputError(f"--spacing {asked} is no spacing", fix="give isotropic, median, or mm between 0.01 and 100")
+    mm = check_spacing(asked)
+    if mm is None:
+        return _median(fingerprint) if asked == "median" else _isotropic(fingerprint, axes)
     return (mm, mm, mm), Reason(topic="spacing", choice=f"{mm:g} mm isotropic", why="as asked")
 
 
@@ -282,13 +293,22 @@ def _sided(fingerprint: Fingerprint, structures: Sequence[Structure], axis: int)
         return "names tell left from right"
     places = {s.name: centres(fingerprint, s.value)[:, axis] for s in structures}
     for name, place in places.items():
-        if place.size and abs(float(place.mean()) - 0.5) > max(SIDED_SD * float(place.std()), 0.02):
-            return f"{name} keeps to one side: {place.mean():.2f} +- {place.std():.2f} of the way"
+        if place.size and abs(float(place.mean()) - 0.5) > _sure(place, axis):
+            return f"{name} lies at {100 * place.mean():.0f} +- {100 * place.std():.0f} % of the way"
     for first, second in ((a, b) for a in structures for b in structures if a.value < b.value):
         both = _paired(fingerprint, first.value, second.value, axis)
-        if both.size and abs(float(both.mean())) > max(SIDED_SD * float(both.std()), 0.02):
+        if both.size and abs(float(both.mean())) > _sure(both, axis):
             return f"{first.name} and {second.name} keep their order"
     return ""
+
+
+def _sure(places: npt.NDArray[np.float64], axis: int) -> float:
+    """How far off the middle is more than chance: left-right for the mean of the cases, else for each of them.
+
+    Left and right are never to be confused, so there a small but certain offset of the mean is enough.
+    """
+    spread = float(places.std()) / (math.sqrt(places.size) if axis == 0 else 1.0)
+    return max(SIDED_SD * spread, 0.02)
 
 
 def _paired(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import InputError, MedsegError, RunError, explained
+from medseg.errors import InputError, MedsegError, RunError
 from medseg.files import Output, Record, output_of, outputs_stand, read_record, sha256, write_record, written_whole
 from medseg.imaging.dataset import Case, Dataset, check_pair, read_case_image, read_case_label
 from medseg.imaging.volume import LabelMap
@@ -37,6 +37,7 @@ class CachedCase(Record):
     version: int
     case: str
     key: str
+    settings: str  # digest of the preprocessing settings
     spacing_mm: tuple[float, float, float]
     undo: Undo
     outputs: tuple[Output, ...]
@@ -80,6 +81,7 @@ def prepare_case(job: CacheJob) -> CachedCase:
         version=VERSION,
         case=job.case.name,
         key=key,
+        settings=settings_digest(job.settings),
         spacing_mm=prepared.spacing_mm,
         undo=prepared.undo,
         outputs=tuple(output_of(path) for path in written),
@@ -93,9 +95,13 @@ def cache_key(job: CacheJob) -> str:
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
     told = json.dumps([VERSION, sorted(job.dataset.labels), job.settings.model_dump()], sort_keys=True)
-    with explained(job.case.name):  # a file that vanished meanwhile is a fault of the case
-        files = sha256([*job.case.images, job.case.label])
+    files = sha256([*job.case.images, job.case.label], job.case.name)
     return hashlib.sha256((told + files).encode()).hexdigest()
+
+
+def settings_digest(settings: PreprocessingSettings) -> str:
+    """Changes whenever a prepared case would."""
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
 
 
 def standing(folder: Path, case: str) -> CachedCase | None:
@@ -156,18 +162,18 @@ class LoadedCase:
     undo: Undo
 
 
-def load_cases(folder: Path, names: Sequence[str]) -> tuple[LoadedCase, ...]:
+def load_cases(folder: Path, names: Sequence[str], settings: PreprocessingSettings) -> tuple[LoadedCase, ...]:
     """Open the prepared cases; arrays are memory-mapped, so that a data set larger than memory works.
 
     Raises:
-        RunError: a case is not (wholly) prepared.
+        RunError: a case is not (wholly) prepared, or was prepared by other settings.
     """
-    return tuple(_load(folder, name) for name in names)
+    return tuple(_load(folder, name, settings_digest(settings)) for name in names)
 
 
-def _load(folder: Path, name: str) -> LoadedCase:
+def _load(folder: Path, name: str, settings: str) -> LoadedCase:
     record = standing(folder, name)
-    if record is None:
+    if record is None or record.settings != settings:
         raise RunError(f"case {name} is not prepared", folder, "run medseg plan again with the same options")
     with np.load(folder / f"{name}.foreground.npz", allow_pickle=False) as file:
         foreground = {int(k): file[k] for k in file.files}

@@ -23,13 +23,19 @@ def scores_table(scores: Scores, title: str = "Scores") -> Table:
     A distance of a missed or spurious structure counts as the diagonal of its image.
     """
     rows = [
-        (s.structure, str(s.n), _failures(s), *(number(_mean(s, metric), digits) for metric, _, digits in _COLUMNS))
+        (
+            s.structure,
+            str(s.n),
+            str(s.n_missed),
+            str(s.n_spurious),
+            *(number(_mean(s, metric), digits) for metric, _, digits in _COLUMNS),
+        )
         for s in scores.structures
     ]
     if len(scores.structures) > 1:
         macro = scores.mean_over_structures
         means = (number(_macro(macro[metric]), digits) for metric, _, digits in _COLUMNS)
-        rows.append(("mean", "", "", *means))
+        rows.append(("mean", "", "", "", *means))
     remarks = [f"means over cases; NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm; surface: {scores.surface}"]
     if any(s.n_missed or s.n_spurious for s in scores.structures):
         remarks.append("missed or spurious structures score 0, and the image's diagonal as a distance")
@@ -37,7 +43,8 @@ def scores_table(scores: Scores, title: str = "Scores") -> Table:
         remarks.append("worst cases: " + ", ".join(f"{c.case} (Dice {c.dice:.2f})" for c in scores.worst_cases))
     if scores.failed:
         remarks.append(f"{len(scores.failed)} case(s) could not be scored: {', '.join(sorted(scores.failed))}")
-    columns = ("structure", "cases", "missed+spurious", *(name for _, name, _ in _COLUMNS))
+    remarks.append(scores.notice)
+    columns = ("structure", "cases", "missed", "spurious", *(name for _, name, _ in _COLUMNS))
     return Table(title, columns, tuple(rows), tuple(remarks))
 
 
@@ -48,7 +55,3 @@ def _mean(summary: StructureSummary, metric: str) -> float | None:
 
 def _macro(mean: MacroMean) -> float | None:
     return mean.mean if mean.mean_penalised is None else mean.mean_penalised
-
-
-def _failures(summary: StructureSummary) -> str:
-    return f"{summary.n_missed} + {summary.n_spurious}"

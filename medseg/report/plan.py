@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medseg.files import RESEARCH_USE
 from medseg.planning.plan import Plan
 from medseg.report.table import Table
 
@@ -29,4 +30,4 @@ def plan_tables(plan: Plan) -> tuple[Table, Table]:
             )
         )
     columns = ("configuration", "spacing R x A x S", "median scan", "patch", "batch", "features")
-    return choices, Table("Configurations", columns, tuple(rows))
+    return choices, Table("Configurations", columns, tuple(rows), (RESEARCH_USE,))

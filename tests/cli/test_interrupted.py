@@ -27,8 +27,8 @@ COMMAND = """
 import sys
 from medseg import compute, parallel
 compute.available_cores = lambda: 1
-from medseg.training import run
-run.SAVE_EVERY_S = -1.0
+from medseg.training import fold
+fold.SAVE_EVERY_S = -1.0
 from medseg.cli.app import main
 main(sys.argv[1:])
 """

@@ -304,3 +304,11 @@ def test_remarks_on_scans_that_are_unlike_the_training_ones(tmp_path: Path) -> N
     assert "up to 6 mm, the model works at 1 mm" in said["thick"]
     assert "is a single slice" in said["slice"]
     assert "field of view of 6 mm" in said["small"]
+
+
+def test_scans_of_one_name_are_failed_cases(tmp_path: Path) -> None:
+    run, scans = untrained_run(tmp_path), scans_of(tmp_path / "scans")
+    write_nifti(scans / "more" / "scan1_0000.nii.gz", blobs(3)[0])
+    inferred, _ = infer(run, scans, tmp_path / "out")
+    assert [c.case for c in inferred.predictions.cases] == ["scan0"]
+    assert {f.case for f in inferred.predictions.failed} == {"scan1"}

@@ -55,7 +55,7 @@ def test_a_data_set_is_planned_and_prepared(tmp_path):
     seen = read_record(tmp_path / "run" / "fingerprint.json", Fingerprint)
     assert [c.case for c in seen.cases] == names
     assert seen.digest == made.fingerprint
-    cases = load_cases(tmp_path / "run" / "cache" / made.chosen, names)
+    cases = load_cases(tmp_path / "run" / "cache" / made.chosen, names, made.configuration.preprocessing)
     assert all(set(case.foreground) == {1, 2} for case in cases)
     assert all(case.spacing_mm == pytest.approx(made.configuration.preprocessing.spacing_mm, rel=0.1) for case in cases)
 
@@ -109,7 +109,7 @@ def test_another_option_makes_another_plan(tmp_path, request_):
     assert second.plan.request == request_
     assert second.plan != first.plan
     assert read_record(run / "plan.json", Plan) == second.plan
-    load_cases(run / "cache" / second.plan.chosen, ["case0", "case1", "case2"])
+    load_cases(run / "cache" / second.plan.chosen, ["case0", "case1", "case2"], second.plan.configuration.preprocessing)
 
 
 @pytest.mark.parametrize("what", ["a case more", "a case changed", "a name", "a modality"])
@@ -135,7 +135,7 @@ def test_a_2d_plan_prepares_slices_as_stored(tmp_path):
     assert (planned.plan.chosen, configuration.slice_axis) == ("2d", 2)
     assert configuration.preprocessing.spacing_mm == (1, 1, None)
     assert configuration.patch[2] == 1
-    (case, _) = load_cases(tmp_path / "run" / "cache" / "2d", ["case0", "case1"])
+    (case, _) = load_cases(tmp_path / "run" / "cache" / "2d", ["case0", "case1"], configuration.preprocessing)
     assert case.image_CXYZ.shape == (1, 24, 20, 16)
     assert case.spacing_mm == (1, 1, 2)
 
@@ -183,7 +183,9 @@ def test_a_bad_case_is_set_aside_by_name_and_the_others_go_on(tmp_path, wrong):
     assert planned.prepared == 4
     parts = read_record(tmp_path / "run" / "splits.json", Splits)
     assert all("bad" not in (*fold.train, *fold.validation) for fold in parts.folds)
-    load_cases(tmp_path / "run" / "cache" / "3d", [f"case{i}" for i in range(4)])
+    load_cases(
+        tmp_path / "run" / "cache" / "3d", [f"case{i}" for i in range(4)], planned.plan.configuration.preprocessing
+    )
     assert not (tmp_path / "run" / "cache" / "3d" / "bad.json").exists()
 
 
@@ -202,7 +204,9 @@ def test_several_channels(tmp_path):
     kinds = [how.kind for how in planned.plan.configuration.preprocessing.channels]
     assert kinds == ["ct", "zscore"]
     assert planned.plan.configuration.network.in_channels == 2
-    (case, _) = load_cases(tmp_path / "run" / "cache" / "3d", ["case0", "case1"])
+    (case, _) = load_cases(
+        tmp_path / "run" / "cache" / "3d", ["case0", "case1"], planned.plan.configuration.preprocessing
+    )
     assert case.image_CXYZ.shape[0] == 2
 
 
@@ -233,11 +237,11 @@ def test_a_case_that_cannot_be_prepared_is_not_in_the_splits(tmp_path, monkeypat
 
     def failing(job):
         if job.case.name == "case2":
-            raise ResourceError("no space left on device", job.folder)
+            raise InputError("was cut short meanwhile", "case2")
         return prepare(job)
 
-    with monkeypatch.context() as full:
-        full.setattr(module, "prepare_case", failing)
+    with monkeypatch.context() as bad:
+        bad.setattr(module, "prepare_case", failing)
         planned, notes = plan(data, tmp_path / "run")
     assert set(planned.failed) == {"case2"}
     assert planned.prepared == 4
@@ -258,7 +262,7 @@ def test_where_nothing_can_be_prepared_planning_stops(tmp_path, monkeypatch):
         raise ResourceError("no space left on device", job.folder)
 
     monkeypatch.setattr(module, "prepare_case", full)
-    with pytest.raises(InputError, match="no space left"):
+    with pytest.raises(ResourceError, match="no space left"):
         plan(write_dataset(tmp_path / "data", n=3), tmp_path / "run")
 
 
@@ -324,3 +328,40 @@ def test_killed_at_any_moment_the_same_command_goes_on(tmp_path, after):
     assert all(now[name] == then for name, then in before.items() if name.startswith("cache"))
     whole, _ = plan(data, tmp_path / "at once")
     assert whole.plan == planned.plan
+
+
+def test_a_damaged_label_counts_as_a_failed_case_an_image_without_one_does_not(tmp_path):
+    data = write_dataset(tmp_path / "data", n=5)
+    (data / "dataset.json").unlink(missing_ok=True)  # values are then found by reading every label
+    label = data / "labels" / "case3.nii.gz"
+    label.write_bytes(label.read_bytes()[:100])
+    (data / "labels" / "case4.nii.gz").unlink()
+    planned, notes = plan(data, tmp_path / "run")
+    assert set(planned.failed) == {"case3"}
+    assert planned.prepared == 3
+    assert any("case4" in note and "no label" in note for note in notes)
+
+
+def test_a_spacing_that_is_none_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="no spacing"):
+        plan(write_dataset(tmp_path / "data", n=2), tmp_path / "run", Request(spacing="thick"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_cases_of_an_interrupted_plan_are_not_mixed_with_those_of_the_one_before(tmp_path, monkeypatch):
+    data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
+    plan(data, run)
+    prepare, prepared = module.prepare_case, []
+
+    def stop_after_one(job):
+        if prepared:
+            raise ResourceError("no space left on device", "cache")
+        prepared.append(prepare(job))
+        return prepared[0]
+
+    monkeypatch.setattr(module, "prepare_case", stop_after_one)
+    with pytest.raises(ResourceError):
+        plan(data, run, Request(spacing="2"))
+    now = read_record(run / "plan.json", Plan)
+    with pytest.raises(RunError, match="not prepared"):
+        load_cases(run / "cache" / "3d", ["case0", "case1", "case2"], now.configuration.preprocessing)

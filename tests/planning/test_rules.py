@@ -271,8 +271,13 @@ def test_other_names_do_not(name):
 def test_a_structure_on_one_side_forbids_its_axis():
     axes, reason = rules.mirror_axes(places(20, (0.3, 0.5, 0.5)), named("liver"))
     assert axes == (FRONT_BACK, HEAD_FOOT)
-    assert "liver keeps to one side" in reason.why
+    assert "liver lies at 30" in reason.why
     assert "left-right" in reason.why
+
+
+def test_a_small_but_certain_offset_forbids_left_right_alone():
+    axes, _ = rules.mirror_axes(places(100, (0.42, 0.42, 0.5), spread=0.05), named("liver"))
+    assert axes == (FRONT_BACK, HEAD_FOOT)
 
 
 def test_a_lesion_that_may_lie_anywhere_allows_all():

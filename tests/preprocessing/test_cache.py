@@ -49,7 +49,7 @@ def test_a_case_is_prepared_once(tmp_path):
 def test_what_is_kept_is_what_prepare_gives(tmp_path):
     job = a_job(tmp_path)
     prepare_case(job)
-    (case,) = load_cases(job.folder, ["case0"])
+    (case,) = load_cases(job.folder, ["case0"], job.settings)
     assert case.image_CXYZ.shape == (1, 12, 10, 16)
     assert case.classes_XYZ.shape == (12, 10, 16)
     assert case.spacing_mm == (1, 1, 1)
@@ -65,7 +65,7 @@ def test_what_is_kept_is_what_prepare_gives(tmp_path):
 def test_foreground_lists_the_voxels_of_each_class(tmp_path):
     job = a_job(tmp_path)
     prepare_case(job)
-    (case,) = load_cases(job.folder, ["case0"])
+    (case,) = load_cases(job.folder, ["case0"], job.settings)
     assert set(case.foreground) == {1, 2}
     for value, where in case.foreground.items():
         np.testing.assert_array_equal(where, np.flatnonzero(case.classes_XYZ == value))
@@ -88,7 +88,7 @@ def test_a_case_without_structures_has_no_foreground(tmp_path):
     write_case(tmp_path / "data", "case0", shape=(12, 10, 8), values=())
     job = a_job(tmp_path)
     prepare_case(job)
-    (case,) = load_cases(job.folder, ["case0"])
+    (case,) = load_cases(job.folder, ["case0"], job.settings)
     assert case.foreground == {}
 
 
@@ -122,9 +122,9 @@ def test_a_lost_or_cut_file_is_made_again(tmp_path, end, how):
     else:
         path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(RunError, match="case0"):
-        load_cases(job.folder, ["case0"])
+        load_cases(job.folder, ["case0"], job.settings)
     assert prepare_case(job) == first
-    load_cases(job.folder, ["case0"])
+    load_cases(job.folder, ["case0"], job.settings)
 
 
 @pytest.mark.parametrize("what", ["image", "classes", "foreground", "reference"])
@@ -147,7 +147,7 @@ def test_killed_between_files_the_case_counts_as_not_prepared(tmp_path, monkeypa
     assert not (job.folder / "case0.json").exists()
     assert not list(job.folder.glob(".part-*"))
     prepare_case(job)
-    (case,) = load_cases(job.folder, ["case0"])
+    (case,) = load_cases(job.folder, ["case0"], job.settings)
     assert case.image_CXYZ.shape == (1, 6, 5, 8)
 
 
@@ -157,15 +157,16 @@ def test_half_precision_where_it_loses_nothing_that_matters(tmp_path, scale, dty
     values = np.linspace(-1, 1, 12 * 10 * 8, dtype=np.float32).reshape(12, 10, 8) * scale
     write_volume(job.case.images[0], Volume(values, Grid((12, 10, 8), np.diag([1.0, 1, 2, 1]))))
     ct = Normalisation(kind="ct", lower=-1e9, upper=1e9, mean=0, sd=1)
-    prepare_case(a_job(tmp_path, PreprocessingSettings(spacing_mm=(None, None, None), channels=(ct,))))
-    (case,) = load_cases(job.folder, ["case0"])
+    settings = PreprocessingSettings(spacing_mm=(None, None, None), channels=(ct,))
+    prepare_case(a_job(tmp_path, settings))
+    (case,) = load_cases(job.folder, ["case0"], settings)
     assert case.image_CXYZ.dtype == dtype
     np.testing.assert_allclose(case.image_CXYZ[0], values, rtol=1e-6, atol=cache.FLOAT16_LOSS)
 
 
 def test_a_case_that_was_never_prepared_is_named(tmp_path):
     with pytest.raises(RunError, match=r"case9 is not prepared.*medseg plan"):
-        load_cases(tmp_path, ["case9"])
+        load_cases(tmp_path, ["case9"], PreprocessingSettings(spacing_mm=(1, 1, 1), channels=()))
 
 
 def test_a_case_without_label_or_with_a_lost_file_is_an_error_of_the_case(tmp_path):
@@ -181,9 +182,9 @@ def test_a_case_without_label_or_with_a_lost_file_is_an_error_of_the_case(tmp_pa
 def test_classes_follow_label_values_not_the_order_in_which_labels_are_told(tmp_path):
     job = a_job(tmp_path)
     prepare_case(job)
-    (first,) = load_cases(job.folder, ["case0"])
+    (first,) = load_cases(job.folder, ["case0"], job.settings)
     classes = np.array(first.classes_XYZ)
     dataset = job.dataset.__class__(**{**vars(job.dataset), "labels": {2: "lesion", 1: "liver"}})
     prepare_case(CacheJob(job.case, dataset, SETTINGS, job.folder))
-    (second,) = load_cases(job.folder, ["case0"])
+    (second,) = load_cases(job.folder, ["case0"], job.settings)
     np.testing.assert_array_equal(second.classes_XYZ, classes)

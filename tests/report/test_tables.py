@@ -38,9 +38,11 @@ def test_numbers(value: float | None, digits: int, text: str) -> None:
 
 def test_scores_count_failures_and_end_in_the_mean() -> None:
     table = scores_table(scores(("liver", 0.9), ("liver", 0.7), ("lesion", None)))
-    assert table.rows[0][:4] == ("liver", "2", "0 + 0", "0.800")
-    assert table.rows[1][:6] == ("lesion", "1", "1 + 0", "0.000", "0.000", "30.0")  # the diagonal, not nothing
-    assert table.rows[2][:4] == ("mean", "", "", "0.400")
+    assert table.rows[0][:4] == ("liver", "2", "0", "0")
+    assert table.rows[1][:6] == ("lesion", "1", "1", "0", "0.000", "0.000")
+    assert table.rows[1][6] == "30.0"  # the diagonal, not nothing
+    assert table.rows[2][:4] == ("mean", "", "", "")
+    assert table.rows[2][4] == "0.400"
     cells(table)
     remarks = " ".join(table.remarks)
     assert "at 1 mm" in remarks
@@ -62,6 +64,7 @@ def test_predictions_with_failures_and_warnings() -> None:
         volumes_ml={"liver": 12.345},
         warnings=("is odd", "is small"),
         key="",
+        model="",
         outputs=(),
     )
     table = predictions_table(

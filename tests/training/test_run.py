@@ -13,7 +13,7 @@ from medseg.events import Note, Stage
 from medseg.files import read_record
 from medseg.inference.model import ModelCard, load_model
 from medseg.planning.plan import Budget, Splits
-from medseg.training import run as training
+from medseg.training import fold as training
 from medseg.training.run import FoldTrained, Trained, train, use_folds
 from tests.tiny import CPU, last, planned_run
 
