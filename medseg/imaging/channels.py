@@ -38,11 +38,12 @@ class Grouped:
     left: tuple[Left, ...]
 
 
-def group_channels(files: Iterable[Path], whole: Collection[str] = ()) -> Grouped:
+def group_channels(files: Iterable[Path], whole: Collection[str] = (), most: int = MAX_CHANNELS) -> Grouped:
     """Bring the files of one folder together by case.
 
-    `x_0000`, `x_0001`, ... are the channels of `x` where they start at 0000 without a gap; otherwise four digits at
-    the end are the number of a case (`x_0017` is a case of its own). Stems in `whole` are names of cases as they are.
+    `x_0000`, `x_0001`, ... are the channels of `x` where they start at 0000 without a gap and are no more than `most`;
+    otherwise four digits at the end are the number of a case (`x_0017` is a case of its own). Stems in `whole` are
+    names of cases as they are.
     Two files for the same place are both left: which one is meant cannot be known.
     """
     paths = list(files)
@@ -53,7 +54,7 @@ def group_channels(files: Iterable[Path], whole: Collection[str] = ()) -> Groupe
     places: dict[str, dict[int, list[Path]]] = {}
     for path in paths:
         name, channel = split_channel(path)
-        as_it_is = channel is None or stem(path) in whole or not _are_channels(numbers[name])
+        as_it_is = channel is None or stem(path) in whole or not _are_channels(numbers[name], most)
         where = places.setdefault(stem(path) if as_it_is else name, {})
         where.setdefault(0 if as_it_is else channel or 0, []).append(path)
     cases, left = {}, []
@@ -69,5 +70,5 @@ def group_channels(files: Iterable[Path], whole: Collection[str] = ()) -> Groupe
     return Grouped(cases, tuple(left))
 
 
-def _are_channels(numbers: set[int]) -> bool:
-    return numbers == set(range(len(numbers))) and len(numbers) <= MAX_CHANNELS
+def _are_channels(numbers: set[int], most: int) -> bool:
+    return numbers == set(range(len(numbers))) and len(numbers) <= most

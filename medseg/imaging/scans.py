@@ -18,7 +18,7 @@ from typing import Literal
 
 from medseg.errors import InputError, explained
 from medseg.imaging.case import Left
-from medseg.imaging.channels import case_name, group_channels, nifti_files
+from medseg.imaging.channels import MAX_CHANNELS, case_name, group_channels, nifti_files
 from medseg.imaging.dataset import check_channels
 from medseg.imaging.dicom import find_series, is_dicom, read_series
 from medseg.imaging.nifti import is_nifti, read_volume
@@ -48,10 +48,11 @@ class Found:
     left: tuple[Left, ...]
 
 
-def find_scans(path: Path, key: bytes) -> Found:
+def find_scans(path: Path, key: bytes, channels: int = MAX_CHANNELS) -> Found:
     """Find the scans at `path`: a NIfTI file, a folder of NIfTI files, a DICOM series folder, or folders of such.
 
-    `key` is the secret of the keyed hash that names DICOM series. Hidden files are no data and are not mentioned.
+    `key` is the secret of the keyed hash that names DICOM series; no more than `channels` files make one NIfTI scan.
+    Hidden files are no data and are not mentioned.
     Scans that would have the same name are left, all of them.
 
     Raises:
@@ -61,15 +62,15 @@ def find_scans(path: Path, key: bytes) -> Found:
     with explained(path):
         if not path.exists():
             raise InputError("there is no such file or folder", path, "check the spelling")
-        return _in_folder(path, key) if path.is_dir() else Found((_single_file(path),), ())
+        return _in_folder(path, key, channels) if path.is_dir() else Found((_single_file(path),), ())
 
 
-def _in_folder(path: Path, key: bytes) -> Found:
+def _in_folder(path: Path, key: bytes, channels: int) -> Found:
     scans: list[Scan] = []
     left: list[Left] = []
     others: list[Path] = []
     for folder, files in _walk(path, left):
-        grouped = group_channels(nifti_files(folder))
+        grouped = group_channels(nifti_files(folder), most=channels)
         scans += [_nifti(name, paths) for name, paths in grouped.cases.items()]
         left += grouped.left
         others += [file for file in files if not is_nifti(file)]

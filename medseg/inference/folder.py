@@ -61,7 +61,7 @@ def infer_folder(run: Path, scans: Path, out: Path, device: torch.device) -> Ite
     plan = models[0].card.plan
     key = model_key(models)
     key_of_names = _case_map(out).key
-    found = find_scans(scans, bytes.fromhex(key_of_names))
+    found = find_scans(scans, bytes.fromhex(key_of_names), len(plan.channels))
     output_folder(out)
     _remember(out, key_of_names, found)
     failed = [Unread(case=left.where, reason=left.reason) for left in found.left if left.broken]

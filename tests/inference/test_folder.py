@@ -312,3 +312,12 @@ def test_scans_of_one_name_are_failed_cases(tmp_path: Path) -> None:
     inferred, _ = infer(run, scans, tmp_path / "out")
     assert [c.case for c in inferred.predictions.cases] == ["scan0"]
     assert {f.case for f in inferred.predictions.failed} == {"scan1"}
+
+
+def test_numbered_scans_are_no_channels_for_a_model_of_one(tmp_path: Path) -> None:
+    run, scans = untrained_run(tmp_path), tmp_path / "scans"
+    for k in range(3):
+        write_nifti(scans / f"liver_{k:04d}.nii.gz", blobs(k)[0])
+    inferred, _ = infer(run, scans, tmp_path / "out")
+    assert [c.case for c in inferred.predictions.cases] == ["liver_0000", "liver_0001", "liver_0002"]
+    assert not inferred.failed
