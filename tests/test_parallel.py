@@ -152,7 +152,10 @@ def test_no_worker_outlives_its_driver(tmp_path: Path, how: signal.Signals) -> N
     script.write_text(DRIVER)
     started.mkdir()
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with subprocess.Popen([sys.executable, script, started], env=environ, stderr=subprocess.DEVNULL) as driver:
+    # a shell that starts the tests in the background has them, and their children, ignore Ctrl-C
+    hears = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, script, started]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL, preexec_fn=hears) as driver:
         end = time.monotonic() + 60
         while len(list(started.iterdir())) < 2 and time.monotonic() < end:
             time.sleep(0.05)

@@ -27,7 +27,15 @@ from medseg.files import Record
 from medseg.parallel import available_cores, available_memory_bytes
 
 PACKAGES = ("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "SimpleITK", "pydantic", "safetensors")
-CODECS = (RLELossless, JPEG2000Lossless, JPEG2000, HTJ2KLossless, JPEGLSLossless, JPEGLSNearLossless, JPEGLosslessSV1)
+CODECS = {
+    "RLE": RLELossless,
+    "JPEG 2000 lossless": JPEG2000Lossless,
+    "JPEG 2000": JPEG2000,
+    "HTJ2K lossless": HTJ2KLossless,
+    "JPEG-LS lossless": JPEGLSLossless,
+    "JPEG-LS near-lossless": JPEGLSNearLossless,
+    "JPEG lossless": JPEGLosslessSV1,
+}
 LITTLE_DISK_GB, LITTLE_MEMORY_GB = 10.0, 8.0
 
 
@@ -97,8 +105,8 @@ def _room(folder: Path) -> list[Finding]:
 
 def _codecs() -> list[Finding]:
     found = []
-    for syntax in CODECS:
+    for name, syntax in CODECS.items():
         able = get_decoder(UID(syntax)).is_available
-        text = "can be read" if able else "cannot be read; pydicom lists the packages that can"
-        found.append(Finding(what=f"DICOM {UID(syntax).name}", found=text, state="ok" if able else "warning"))
+        text = "can be read" if able else "cannot be read: no decoder for it is installed"
+        found.append(Finding(what=f"DICOM, {name}", found=text, state="ok" if able else "warning"))
     return found

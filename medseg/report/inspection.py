@@ -21,8 +21,8 @@ def inspection_table(found: Inspection) -> Table:
     remarks = [f"not used: {left.where}: {left.reason}" for left in found.left]
     wrong = sum(bool(look.problems) for look in found.cases)
     remarks.append(f"{len(found.cases)} {'cases' if labelled else 'scans'}, {wrong} with problems")
-    what = f"{found.layout} data set, channels {', '.join(found.channels)}" if labelled else "scans"
-    return Table(f"{found.name}: {what}", columns, tuple(_row(look, labelled) for look in found.cases), tuple(remarks))
+    title = f"{found.name}: {found.layout} data set, channels {', '.join(found.channels)}" if labelled else found.name
+    return Table(title, columns, tuple(_row(look, labelled) for look in found.cases), tuple(remarks))
 
 
 def _row(look: Look, labelled: bool) -> tuple[str, ...]:

@@ -34,9 +34,15 @@ main(sys.argv[1:])
 """
 
 
+def hears_ctrl_c() -> None:
+    """A shell that starts the tests in the background has them, and their children, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def begin(*arguments: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, *map(str, arguments)],
+        preexec_fn=hears_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
