@@ -11,7 +11,7 @@ from medseg.pipeline.doctor import PACKAGES, doctor, known_bad
 def test_the_doctor_looks_at_everything(tmp_path: Path) -> None:
     findings = {f.what: f for f in doctor(tmp_path).findings}
     assert {*PACKAGES, "Python", "CPU", "GPU", "memory", "disk"} <= set(findings)
-    assert sum(what.startswith("DICOM ") for what in findings) >= 5
+    assert sum(what.startswith("DICOM, ") for what in findings) >= 5
     assert all(f.found for f in findings.values())
     assert findings["torch"].state == "ok"
 
