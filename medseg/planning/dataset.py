@@ -80,9 +80,10 @@ def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> I
     fingerprint = merged(*(Fingerprint(cases=(c,)) for c in looked if c.case not in failed))
     _refuse_bad(fingerprint, failed, data)
 
-    before = (run / "plan.json").is_file() and read_record(run / "plan.json", Plan)
-    plan = _plan(dataset, run, fingerprint, request, measure)
-    _check_trained(run, plan)
+    before = read_record(run / "plan.json", Plan) if (run / "plan.json").is_file() else None
+    plan = _plan(dataset, before, fingerprint, request, measure)
+    if before not in (None, plan) and _is_trained(run):
+        raise RunError("holds folds that were trained by another plan", run, "plan into a new folder")
     _write_cases(run, fingerprint, request.seed)
     write_record(run / "plan.json", plan)
     yield Note(f"plan {'stands' if before == plan else 'written'}: {plan.chosen.upper()}, {run / 'plan.json'}")
@@ -108,12 +109,10 @@ def _refuse_bad(fingerprint: Fingerprint, failed: dict[str, str], data: Path) ->
         raise InputError("every label map is empty", data, "check that the labels are those of these scans")
 
 
-def _plan(dataset: Dataset, run: Path, fingerprint: Fingerprint, request: Request, measure: Measure) -> Plan:
+def _plan(dataset: Dataset, stands: Plan | None, fingerprint: Fingerprint, request: Request, measure: Measure) -> Plan:
     """The plan that stands if it answers the same question, else a new one: times measured anew would differ."""
-    path = run / "plan.json"
     structures = tuple(Structure(value=value, name=name) for value, name in sorted(dataset.labels.items()))
-    if path.is_file():
-        stands = read_record(path, Plan)
+    if stands is not None:
         asked = (stands.request, stands.fingerprint, stands.channels, stands.structures, stands.medseg)
         if asked == (request, fingerprint.digest, dataset.channels, structures, version("medseg")):
             return stands
@@ -135,12 +134,6 @@ def _plan(dataset: Dataset, run: Path, fingerprint: Fingerprint, request: Reques
 
 def _is_trained(run: Path) -> bool:
     return any((run / "folds").glob("*/*.safetensors"))
-
-
-def _check_trained(run: Path, plan: Plan) -> None:
-    path = run / "plan.json"
-    if _is_trained(run) and path.is_file() and read_record(path, Plan) != plan:
-        raise RunError("holds folds that were trained by another plan", run, "plan into a new folder")
 
 
 def _write_cases(run: Path, fingerprint: Fingerprint, seed: int) -> None:
