@@ -20,7 +20,7 @@ from medseg.errors import InputError, explained
 from medseg.imaging.case import Left
 from medseg.imaging.channels import MAX_CHANNELS, case_name, group_channels, nifti_files
 from medseg.imaging.dataset import check_channels
-from medseg.imaging.dicom import find_series, is_dicom, read_series
+from medseg.imaging.dicom.series import find_series, is_dicom, read_series
 from medseg.imaging.nifti import is_nifti, read_volume
 from medseg.imaging.volume import Volume
 

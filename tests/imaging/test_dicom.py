@@ -13,7 +13,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 from scipy.spatial.transform import Rotation
 
 from medseg.errors import InputError
-from medseg.imaging.dicom import Series, find_series, read_series
+from medseg.imaging.dicom.series import Series, find_series, read_series
 from medseg.imaging.volume import Volume
 from tests.imaging.build import PATIENT, save_all, some_series
 

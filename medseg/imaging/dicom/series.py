@@ -17,7 +17,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID
 
-from medseg.imaging.dicom_headers import MULTI_FRAME, Series, find_series, is_dicom, quiet
+from medseg.imaging.dicom.headers import MULTI_FRAME, Series, find_series, is_dicom, quiet
 from medseg.imaging.grid import Grid, Stored
 from medseg.imaging.slices import Plane, refused, stack
 from medseg.imaging.volume import Volume

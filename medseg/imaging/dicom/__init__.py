@@ -1,0 +1,1 @@
+"""DICOM: which files make which volume, and reading one."""
