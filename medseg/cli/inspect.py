@@ -13,19 +13,31 @@ NAME = "inspect"
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A data set or scans.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A data set or scans; DICOM in any form.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the same as JSON into this file.", show_default=False)
+    ] = None,
+    headers: Annotated[bool, typer.Option("--headers", help="Look at headers only, not at every voxel.")] = False,
+    allow_gaps: options.AllowGaps = False,
+    prefer: options.Prefer = "",
     json: options.Json = False,
 ) -> None:
-    """List what is found: cases or series, spacing, orientation, labels, problems.
+    """List what is found: cases, or a row for each DICOM volume with its verdict; geometry, labels, problems.
 
-    Example: `medseg inspect Task04_Hippocampus`
+    Example: `medseg inspect hospital_export -o export.json`
     """
     from medseg.cli import console
     from medseg.errors import SOME_FAILED
+    from medseg.files import write_record
     from medseg.pipeline import steps
     from medseg.report.inspection import inspection_table
 
-    found = steps.inspect(path)
+    read = steps.read_options(allow_gaps, prefer=prefer)
+    found = console.follow(steps.inspect(path, read, headers))
+    if out is not None:
+        write_record(out, found)
     if json:
         console.show_json(found.model_dump(mode="json"))
     else:

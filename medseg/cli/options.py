@@ -13,3 +13,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, fo
 Budget = Annotated[
     str | None, typer.Option(help="Wall time of the training command: 20min, 8h; or 500epochs.", show_default=False)
 ]
+Series = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--series",
+        metavar="RULE",
+        help="Which DICOM volume of a study: 'Modality=CT, ConvolutionKernel=B3*, SliceThickness=0.5..2'; "
+        "'all' takes each; once for each channel of the model.",
+        show_default=False,
+    ),
+]
+AllowGaps = Annotated[bool, typer.Option("--allow-gaps", help="Fill missing slices by interpolation, and say where.")]
+Prefer = Annotated[
+    str,
+    typer.Option(metavar="FORM", help="sform or qform, where a NIfTI file's two disagree.", show_default=False),
+]

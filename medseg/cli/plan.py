@@ -17,7 +17,8 @@ def command(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="Labelled scans: a Medical Decathlon or nnU-Net raw folder, or images/ + labels/.",
+            help="Labelled scans: Medical Decathlon, nnU-Net raw, images/ + labels/, BIDS, a CSV or JSON manifest, "
+            "or DICOM with SEG or RTSTRUCT.",
             show_default=False,
         ),
     ],
@@ -26,6 +27,10 @@ def command(
     dims: Annotated[str, typer.Option(help="auto, 2d or 3d.")] = "auto",
     memory: Annotated[float | None, typer.Option(help="GPU memory to plan for, in GB.", show_default=False)] = None,
     budget: options.Budget = None,
+    series: options.Series = None,
+    suv: Annotated[bool, typer.Option("--suv", help="Read PET as body-weight SUV.")] = False,
+    allow_gaps: options.AllowGaps = False,
+    prefer: options.Prefer = "",
     seed: Annotated[int, typer.Option(help="Seed of splits and training.")] = 0,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -39,7 +44,8 @@ def command(
     from medseg.pipeline import steps
     from medseg.report.plan import plan_tables
 
-    planned = console.follow(steps.plan(data, run, spacing, dims, memory, budget, seed, device))
+    read = steps.read_options(allow_gaps, suv, prefer)
+    planned = console.follow(steps.plan(data, run, spacing, dims, memory, budget, seed, device, series or (), read))
     if json:
         console.show_json({"run": run.name, "plan": planned.plan.model_dump(mode="json"), "failed": planned.failed})
     else:

@@ -14,10 +14,19 @@ import numpy as np
 from medseg.errors import InputError, MedsegError
 from medseg.evaluation.case import StructureScore, diagonal_mm, score_case
 from medseg.evaluation.cohort import Scores, as_csv, summarise
-from medseg.evaluation.pairing import Pair, Pairing, names_of_structures, pair_up, unambiguous
+from medseg.evaluation.pairing import (
+    Pair,
+    Pairing,
+    names_in_files,
+    names_of_structures,
+    pair_up,
+    plain,
+    unambiguous,
+)
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, write_record, write_text
-from medseg.imaging.nifti import read_grid, read_labels
+from medseg.imaging.grid import Grid
+from medseg.imaging.label_files import label_kind, label_names_in, read_label_file, read_label_grid
 from medseg.imaging.volume import LabelMap
 from medseg.parallel import Done, Failed, local_executor, over_cases
 
@@ -68,9 +77,9 @@ def evaluate_folders(
 ) -> Iterator[Event | Evaluation]:
     """Score every reference against its prediction and summarise them; yields events, and last an `Evaluation`.
 
-    `predictions` and `references` are folders or single NIfTI files, paired by `pairing.pair_up`; NSD and boundary F1
-    are at `tolerance_mm`. A reference without a prediction counts as missed. A case that cannot be scored is set
-    aside in `failed`; the others go on.
+    `predictions` and `references` are folders or single files of labels in any format, paired by `pairing.pair_up`;
+    NSD and boundary F1 are at `tolerance_mm`. A reference without a prediction counts as missed. A case that
+    cannot be scored is set aside in `failed`; the others go on.
 
     Raises:
         InputError: a side is missing, empty, or nothing pairs; a tolerance below 0; names that are not unique.
@@ -80,6 +89,7 @@ def evaluate_folders(
         raise InputError(f"a tolerance of {tolerance_mm} mm cannot be used", fix="give a number of at least 0")
     pairing = pair_up(predictions, references)
     known = unambiguous(names) if names is not None else names_of_structures(predictions, references)
+    known = known if known is not None else names_in_files(pairing)
     output_folder(out)
 
     missing = [pair.case for pair in pairing.pairs if pair.prediction is None]
@@ -137,7 +147,8 @@ def _where_to_work(pairs: Sequence[Pair]) -> tuple[Executor, int, str]:
 
 def _voxels(path: Path) -> int:
     try:
-        return math.prod(read_grid(path).shape)
+        grid = read_label_grid(path)
+        return math.prod(grid.shape) if grid is not None else 0
     except MedsegError:
         return 0  # it will fail by name when its turn comes
 
@@ -145,14 +156,24 @@ def _voxels(path: Path) -> int:
 def score_pair(pair: Pair, tolerance_mm: float, names: dict[int, str] | None) -> CaseScores:
     """Read and score one case; a prediction that does not exist or cannot be used counts as an empty one.
 
+    Labels without a grid of their own (SEG holds some slices, RTSTRUCT none) are brought onto the other's.
+
     Raises:
         InputError: the reference cannot be read; said without its path, which may tell of a patient.
     """
-    reference = _read(pair.reference, "reference", names)
-    diagonal, failure = diagonal_mm(reference.grid), ""
+    prediction, failure = None, ""
+    first = None if _needs_grid(pair.reference) else _read(pair.reference, "reference", names, None)
     if pair.prediction is not None:
         try:
-            prediction = _read(pair.prediction, "prediction", names)
+            grid = first.grid if first is not None and _needs_grid(pair.prediction) else None
+            prediction = _read(pair.prediction, "prediction", names, grid)
+        except MedsegError as error:
+            failure = str(error)
+    onto = prediction.grid if prediction is not None else None
+    reference = first if first is not None else _read(pair.reference, "reference", names, onto)
+    diagonal = diagonal_mm(reference.grid)
+    if prediction is not None:
+        try:
             return CaseScores(score_case(pair.case, reference, prediction, tolerance_mm), diagonal)
         except MedsegError as error:
             failure = str(error)
@@ -160,11 +181,28 @@ def score_pair(pair: Pair, tolerance_mm: float, names: dict[int, str] | None) ->
     return CaseScores(score_case(pair.case, reference, nothing, tolerance_mm), diagonal, failure)
 
 
-def _read(path: Path, what: str, names: dict[int, str] | None) -> LabelMap:
+def _needs_grid(path: Path) -> bool:
+    return label_kind(path) in ("seg", "rtstruct")
+
+
+def _read(path: Path, what: str, names: dict[int, str] | None, onto: Grid | None) -> LabelMap:
     try:
-        return read_labels(path, names)
+        own = label_names_in(path)
+        if own is None or names is None:
+            return read_label_file(path, onto, names)
+        return _renumbered(read_label_file(path, onto), own, names)
     except MedsegError as error:
         raise type(error)(error.what, what, error.fix) from None
+
+
+def _renumbered(labels: LabelMap, own: Mapping[int, str], names: Mapping[int, str]) -> LabelMap:
+    """Labels that name themselves, by the values that these names have here; others are left out."""
+    values = {plain(name): value for value, name in names.items()}
+    table = np.zeros(int(labels.array.max()) + 1, np.uint16)
+    for value, name in own.items():
+        if value < len(table):
+            table[value] = values.get(plain(name), 0)
+    return LabelMap(table[labels.array], labels.grid, names)
 
 
 def _notes(pairing: Pairing, missing: list[str]) -> Iterator[Note]:

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from medseg.errors import InputError, explained
-from medseg.imaging.nifti import is_nifti, stem
+from medseg.imaging.label_files import LabelKind, label_kind, label_names_in, label_references
+
+SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".seg", ".rtstruct")  # stripped in this order
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,15 @@ class Pairing:
 def pair_up(predictions: Path, references: Path) -> Pairing:
     """Pair by case name: the file name without extension and `_0000`, or what `case_map.json` makes of it.
 
+    A DICOM SEG or RTSTRUCT may lie at any depth; it is also known by the series and the frame of reference that it
+    names. Where a folder of predictions holds one case in several formats, the first of NIfTI, NRRD, SEG, RTSTRUCT is
+    scored.
+
     Either side may be a single file: then only its case is asked about, and two single files are a pair whatever
     their names.
 
     Raises:
-        InputError: a side is missing or holds no NIfTI file, two files stand for one case, or nothing pairs.
+        InputError: a side is missing or holds no labels, two files stand for one case, or nothing pairs.
     """
     case_ids = _case_ids(_folder(predictions) / "case_map.json")
     predicted = _files(predictions, "prediction", lambda name: name)
@@ -77,6 +83,23 @@ def names_of_structures(predictions: Path, references: Path) -> dict[int, str] |
     return found[0] if found else None
 
 
+def names_in_files(pairing: Pairing) -> dict[int, str] | None:
+    """Names that the label files themselves give (SEG, RTSTRUCT, .seg.nrrd), sorted and numbered; None if none does.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    files = [path for pair in pairing.pairs for path in (pair.reference, pair.prediction) if path is not None]
+    spoken = [names for path in files if (names := label_names_in(path)) is not None]
+    alike = {plain(name): name for names in spoken for name in names.values()}
+    return {value: alike[key] for value, key in enumerate(sorted(alike), 1)} if spoken else None
+
+
+def plain(name: str) -> str:
+    """A structure's name without case, spaces and underscores: `Left Kidney` is `left_kidney`."""
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
 def _labels(path: Path) -> Any:
     return _json_object(path).get("labels")
 
@@ -99,20 +122,40 @@ def _folder(path: Path) -> Path:
 
 
 def _files(path: Path, what: str, case_of: Callable[[str], str]) -> dict[str, Path]:
-    """Case name to NIfTI file; everything else in the folder is left alone."""
+    """Case name to file of labels; everything else in the folder is left alone."""
     if not path.exists():
         raise InputError("there is no such file or folder", path, f"give the folder (or file) of the {what}s")
     with explained(path):
         found = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
+        labelled = [(file, kind) for file in found if (kind := label_kind(file)) is not None]
+        if not labelled and path.is_dir():
+            deeper = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
+            labelled = [(file, kind) for file in deeper if (kind := label_kind(file)) in ("seg", "rtstruct")]
+    ours = what == "prediction" and (_folder(path) / "predictions.json").is_file()
     cases: dict[str, Path] = {}
-    for file in filter(is_nifti, found):
-        case = case_of(stem(file).removesuffix("_0000"))
-        if case in cases:
+    order = list(get_args(LabelKind))
+    for file, kind in sorted(labelled, key=lambda pair: (order.index(pair[1]), pair[0])):
+        case = _case(file, kind, case_of)
+        if case not in cases:
+            cases[case] = file
+        elif not ours:
             raise InputError(f"{cases[case].name} and {file.name} are the same case", path, "keep only one of them")
-        cases[case] = file
     if not cases:
-        raise InputError(f"holds no {what} (.nii or .nii.gz)", path, "give the folder that holds them")
+        raise InputError(
+            f"holds no {what} (NIfTI, NRRD, MHA, DICOM SEG or RTSTRUCT)", path, "give the folder that holds them"
+        )
     return cases
+
+
+def _case(file: Path, kind: LabelKind, case_of: Callable[[str], str]) -> str:
+    stem = file.name
+    for suffix in SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    name = stem.removesuffix("_0000") or stem
+    if kind in ("seg", "rtstruct"):
+        known = (case_of(said) for said in (*label_references(file), file.parent.name))
+        return next((case for case in known if case.startswith("case-")), case_of(name))
+    return case_of(name)
 
 
 def _case_ids(path: Path) -> dict[str, str]:

@@ -8,20 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.imaging.case import Left
-from medseg.imaging.nifti import is_nifti, stem
+from medseg.imaging.formats import is_volume_file
+from medseg.imaging.nifti import is_nifti
+from medseg.imaging.nifti import stem as nifti_stem
 
 MAX_CHANNELS = 8  # more files than this that differ in their number alone are cases that were numbered, not channels
 _NUMBERED = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
 
 
+def stem(path: Path) -> str:
+    """The name of a volume file without its ending: `x` for x.nii.gz, x.mha and x.seg.nrrd."""
+    return nifti_stem(path) if is_nifti(path) else path.stem.removesuffix(".seg") or path.stem
+
+
 def case_name(path: Path) -> str:
-    """The case that a NIfTI file belongs to: its name without `.nii`, `.nii.gz` and `_0000`."""
+    """The case that a volume file belongs to: its name without ending and `_0000`."""
     return stem(path).removesuffix("_0000") or stem(path)
 
 
-def nifti_files(folder: Path) -> list[Path]:
-    """The NIfTI files that lie directly in `folder`, sorted; hidden ones (`._*`) are no data."""
-    return sorted(p for p in folder.iterdir() if is_nifti(p) and not p.name.startswith(".") and p.is_file())
+def image_files(folder: Path) -> list[Path]:
+    """The volume files that lie directly in `folder`, sorted; hidden ones (`._*`) are no data."""
+    return sorted(p for p in folder.iterdir() if is_volume_file(p) and not p.name.startswith(".") and p.is_file())
 
 
 def split_channel(path: Path) -> tuple[str, int | None]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import InputError
-from medseg.imaging.nifti import SUFFIXES
+from medseg.imaging.formats import is_volume_file
+from medseg.imaging.structures import Structures, read_structures
 
 FILE = "dataset.json"
 _MEND = "mend the file or make it anew"
@@ -29,8 +29,9 @@ class Description:
 
     path: Path
     channels: tuple[str, ...]
-    labels: dict[int, str]
+    structures: Structures
     training: tuple[Listed, ...] | None
+    ending: str = ".nii.gz"
 
     def require(self, *keys: str) -> None:
         """Refuse the file where one of `keys` (channels, labels) is not said.
@@ -38,7 +39,7 @@ class Description:
         Raises:
             InputError: a key is missing.
         """
-        known = {"channels": ("channel_names or modality", self.channels), "labels": ("labels", self.labels)}
+        known = {"channels": ("channel_names or modality", self.channels), "labels": ("labels", self.structures.labels)}
         for key in keys:
             name, value = known[key]
             if not value:
@@ -49,8 +50,7 @@ def read_description(path: Path) -> Description:
     """Read a `dataset.json`.
 
     Raises:
-        InputError: cut or not JSON, a key that is not as either layout writes it, files that are not NIfTI, or
-            labels that are not supported yet (regions, ignore).
+        InputError: cut or not JSON, a key that is not as either layout writes it, or files of an unknown kind.
     """
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -58,18 +58,24 @@ def read_description(path: Path) -> Description:
         raise InputError("is not valid JSON", path, _MEND) from error
     if not isinstance(said, dict):
         raise InputError("is JSON, but no object with keys", path, _MEND)
-    ending = said.get("file_ending", SUFFIXES[0])
-    if ending not in SUFFIXES:
-        raise InputError(f"its files end in {ending}; only .nii and .nii.gz are read", path, "convert them to NIfTI")
+    ending = said.get("file_ending", ".nii.gz")
+    if not isinstance(ending, str) or is_volume_file(Path(f"case{ending}")) is None:
+        raise InputError(f"its files end in {ending}, which are not read", path, "convert them to NIfTI (.nii.gz)")
     return Description(
         path,
-        _channels(said.get("channel_names", said.get("modality")), path),
-        _labels(said.get("labels"), path),
+        read_channel_names(said.get("channel_names", said.get("modality")), path),
+        read_structures(said, path),
         _training(said.get("training"), path),
+        ending,
     )
 
 
-def _channels(said: Any, path: Path) -> tuple[str, ...]:
+def read_channel_names(said: Any, path: Path) -> tuple[str, ...]:
+    """The names of the channels, told as {"0": "CT"} or as a list; nothing where nothing is said.
+
+    Raises:
+        InputError: it is neither, or the numbers are not 0, 1, ...
+    """
     if said is None:
         return ()
     if isinstance(said, list):
@@ -79,37 +85,6 @@ def _channels(said: Any, path: Path) -> tuple[str, ...]:
     if set(map(str, said)) != {str(i) for i in range(len(said))}:
         raise InputError(f"its channels are numbered {', '.join(map(str, said))}, not 0, 1, ...", path, _MEND)
     return tuple(str(said[key]) for key in sorted(said, key=int))
-
-
-def _labels(said: Any, path: Path) -> dict[int, str]:
-    if said is None:
-        return {}
-    if not isinstance(said, dict):
-        raise InputError("its labels are no names with numbers", path, 'write them as {"background": 0, "liver": 1}')
-    pairs = _by_value(said, path)
-    labels = {value: name for value, name in sorted(pairs) if value != 0}
-    if len({value for value, _ in pairs}) < len(pairs) or len(set(labels.values())) < len(labels):
-        raise InputError("two of its labels share a number or a name", path, "give each its own")
-    if not labels:
-        raise InputError("names no structure besides the background", path, "add the structures to its labels")
-    return labels
-
-
-def _by_value(said: Mapping[str, Any], path: Path) -> list[tuple[int, str]]:
-    """Both directions: {"1": "liver"} (Decathlon) and {"liver": 1} (nnU-Net)."""
-    if any(isinstance(value, list) for value in said.values()):
-        raise InputError("has labels made of several values (regions), which are not supported yet", path)
-    if "ignore" in said or "ignore" in said.values():
-        raise InputError("has an ignore label, which is not supported yet", path)
-    turned = all(key.strip().isdecimal() for key in said) and all(isinstance(v, str) for v in said.values())
-    pairs = [(key, name) for key, name in said.items()] if turned else [(value, key) for key, value in said.items()]
-    try:
-        numbered = [(int(value), str(name).strip()) for value, name in pairs if not isinstance(value, bool | float)]
-    except (TypeError, ValueError):
-        numbered = []
-    if len(numbered) < len(pairs) or any(not name or not 0 <= value <= 65535 for value, name in numbered):
-        raise InputError("a label is no name with a whole number from 0 to 65535", path, _MEND)
-    return numbered
 
 
 def _training(said: Any, path: Path) -> tuple[Listed, ...] | None:

@@ -2,102 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, TypeVar
 
 from pydantic import Field
 
-from medseg.errors import MedsegError
+from medseg.errors import InputError, MedsegError
+from medseg.events import Advanced, Event, Stage
 from medseg.files import Record
 from medseg.imaging.case import Case, Left
 from medseg.imaging.dataset import (
     Dataset,
     Layout,
-    check_channels,
-    check_pair,
     find_dataset,
     is_dataset,
-    read_case_image,
+    read_case_images,
     read_case_label,
 )
+from medseg.imaging.dicom.volumes import SubVolume
+from medseg.imaging.formats import is_volume_file
 from medseg.imaging.grid import Grid
-from medseg.imaging.scans import Kind, Scan, find_scans, read_scan
-from medseg.imaging.volume import LabelMap, Volume
+from medseg.imaging.reading import read_channels
+from medseg.imaging.scans import UNDERSTOOD, sift
+from medseg.imaging.source import Format, Reading, ReadOptions, Source
+from medseg.imaging.studies import NO_VOLUME, told, volume_name
+from medseg.imaging.volume import LabelMap
 
 T = TypeVar("T")
 
 
 class Look(Record):
-    """One case or scan as it was found; shape and the like are empty where it could not be read."""
+    """One case, file scan or DICOM volume as it was found; shape and the like are empty where it could not be read.
+
+    `verdict` is that of a DICOM volume; `problems` keep it from being used, `notes` say what is odd about it.
+    """
 
     name: str
-    kind: Kind
+    kind: Format
     source: str
+    verdict: str = ""
     shape: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
     orientation: str = ""
     labels: tuple[str, ...] = ()
+    shown: dict[str, str] = Field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Inspection(Record):
     """All that was found at a path: a dataset (`layout` is not empty) or scans; and what was left, with the reason."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     name: str
     layout: Layout | Literal[""] = ""
     channels: tuple[str, ...] = ()
     labels: dict[int, str] = Field(default_factory=dict)
+    regions: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    ignore: int | None = None
     cases: tuple[Look, ...]
     left: tuple[Left, ...]
 
 
-def inspect(path: Path, key: bytes) -> Inspection:
-    """Look at everything at `path`; `key` names DICOM series (see `find_scans`).
+def inspect(
+    path: Path, key: bytes, options: ReadOptions | None = None, headers: bool = False
+) -> Iterator[Event | Inspection]:
+    """Look at everything at `path`; `key` names DICOM volumes; `headers` alone are read where that is asked.
 
     What is wrong with one case stands in its `problems` and stops no other. No absolute path enters the record.
 
     Raises:
         InputError: there is nothing at `path`, or nothing that is understood.
     """
+    options = options or ReadOptions()
     if is_dataset(path):
-        dataset = find_dataset(path)
-        looks = tuple(_look_at_case(case, dataset) for case in dataset.cases)
-        return Inspection(
-            name=dataset.name,
-            layout=dataset.layout,
-            channels=dataset.channels,
-            labels=dict(dataset.labels),
-            cases=looks,
-            left=dataset.left,
-        )
-    found = find_scans(path, key)
+        yield from _dataset(find_dataset(path, key, options), headers)
+        return
+    with TemporaryDirectory(prefix="medseg-") as scratch:
+        sifted = sift(path, options=options, scratch=Path(scratch))
+        volumes = sifted.dicom.volumes
+        jobs: list[Callable[[], Look]] = [
+            lambda name=name, paths=paths: _look_at_files(name, paths, options, headers)  # type: ignore[misc]
+            for name, paths in sifted.files
+        ]
+        jobs += [lambda volume=volume: _look_at_volume(volume, key, options, headers) for volume in volumes]  # type: ignore[misc]
+        if not jobs:
+            said = "holds labels alone, no scan" if sifted.dicom.labels else "holds no scan and no data set"
+            raise InputError(said, "" if sifted.dicom.labels else path, UNDERSTOOD)
+        looks: list[Look] = []
+        yield Stage("inspect", len(jobs), f"{len(jobs)} volume(s)")
+        for job in jobs:
+            looks.append(job())
+            yield Advanced(len(looks), looks[-1].name)
     # the folder of DICOM files may be named after the patient
-    name = "scans" if any(scan.kind == "dicom" for scan in found.scans) else path.resolve().name
-    return Inspection(name=name, cases=tuple(map(_look_at_scan, found.scans)), left=found.left)
+    name = "scans" if volumes or sifted.dicom.labels else path.resolve().name
+    yield Inspection(name=name, cases=tuple(looks), left=(*sifted.left, *sifted.dicom.left))
 
 
-def _look_at_scan(scan: Scan) -> Look:
+def _dataset(dataset: Dataset, headers: bool) -> Iterator[Event | Inspection]:
+    looks: list[Look] = []
+    yield Stage("inspect", len(dataset.cases), f"{len(dataset.cases)} case(s)")
+    for case in dataset.cases:
+        looks.append(_look_at_case(case, dataset, headers))
+        yield Advanced(len(looks), case.name)
+    yield Inspection(
+        name=dataset.name,
+        layout=dataset.layout,
+        channels=dataset.channels,
+        labels=dict(dataset.labels),
+        regions=dict(dataset.regions),
+        ignore=dataset.ignore,
+        cases=tuple(looks),
+        left=dataset.left,
+    )
+
+
+def _look_at_files(name: str, paths: tuple[Path, ...], options: ReadOptions, headers: bool) -> Look:
     look = _Looking()
-    volumes = look.attempt(lambda: read_scan(scan)) or ()
-    look.see(volumes)
-    return look.told(scan.name, scan.kind, scan.source)
+    forms = [is_volume_file(path) for path in paths]
+    sources = [Source(form, (path,)) for form, path in zip(forms, paths, strict=True) if form is not None]
+    if not headers:
+        look.see(look.attempt(lambda: read_channels(sources, name, options)) or ())
+    return look.told(name, sources[0].format, paths[0].name)
 
 
-def _look_at_case(case: Case, dataset: Dataset) -> Look:
+def _look_at_volume(volume: SubVolume, key: bytes, options: ReadOptions, headers: bool) -> Look:
     look = _Looking()
-    read = [look.attempt(partial(read_case_image, case, channel)) for channel in range(len(case.images))]
-    volumes = tuple(volume for volume in read if volume is not None)
-    look.attempt(lambda: check_channels(volumes, case.name))
-    look.see(volumes)
-    labels = look.attempt(lambda: read_case_label(case, dataset))
-    if labels is not None:
-        look.see_labels(labels)
-        if volumes:
-            look.attempt(lambda: check_pair(volumes[0], labels, case))
-    return look.told(case.name, "nifti", case.images[0].name)
+    name = volume_name(volume, key)
+    verdict = volume.verdict
+    if not verdict.usable:
+        said = f"[{', '.join(verdict.codes)}] {verdict.said}"
+        remark = f"{said}; {verdict.fix}" if verdict.fix else said
+        (look.notes if NO_VOLUME.intersection(verdict.codes) else look.problems).append(remark)
+    elif verdict.said:
+        look.notes.append(verdict.said)
+    look.grid = volume.grid
+    if verdict.usable and not headers:
+        source = Source("dicom", volume.paths, dicom=volume)
+        look.see(look.attempt(lambda: read_channels([source], name, options)) or ())
+    told_as = look.told(name, "dicom", told(volume))
+    return told_as.model_copy(update={"verdict": str(verdict), "shown": dict(volume.shown)})
+
+
+def _look_at_case(case: Case, dataset: Dataset, headers: bool) -> Look:
+    look = _Looking()
+    source = case.images[0]
+    shown = told(source.dicom) if source.dicom is not None else source.paths[0].name
+    if not headers:
+        readings = look.attempt(lambda: read_case_images(case, dataset)) or ()
+        look.see(readings)
+        if readings:
+            labels = look.attempt(lambda: read_case_label(case, dataset, readings[0].volume.grid))
+            if labels is not None:
+                look.see_labels(labels)
+    return look.told(case.name, source.format, shown)
 
 
 class _Looking:
@@ -107,6 +167,7 @@ class _Looking:
         self.grid: Grid | None = None
         self.present: tuple[str, ...] = ()
         self.problems: list[str] = []
+        self.notes: list[str] = []
 
     def attempt(self, reading: Callable[[], T]) -> T | None:
         try:
@@ -117,20 +178,21 @@ class _Looking:
             self.problems.append("is too large for the memory of this machine")
         return None
 
-    def see(self, volumes: tuple[Volume, ...]) -> None:
-        for volume in volumes:
-            self.grid = self.grid or volume.grid
-            if volume.array.min() == volume.array.max():
+    def see(self, readings: tuple[Reading, ...]) -> None:
+        for reading in readings:
+            self.grid = self.grid or reading.volume.grid
+            self.notes += [note for note in reading.notes if note not in self.notes]
+            if reading.volume.array.min() == reading.volume.array.max():
                 self.problems.append("all its voxels have the same value")
         if self.grid and min(self.grid.shape) == 1:
             self.problems.append("is a single slice")
 
     def see_labels(self, labels: LabelMap) -> None:
-        self.present = tuple(labels.names[value] for value in labels.present)
+        self.present = tuple(labels.names[value] for value in labels.present if value in labels.names)
         if not self.present:
             self.problems.append("its label is empty")
 
-    def told(self, name: str, kind: Kind, source: str) -> Look:
+    def told(self, name: str, kind: Format, source: str) -> Look:
         grid = self.grid
         return Look(
             name=name,
@@ -141,4 +203,5 @@ class _Looking:
             orientation="".join(grid.axcodes) if grid else "",
             labels=self.present,
             problems=tuple(self.problems),
+            notes=tuple(self.notes),
         )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medseg.errors import InputError
-from medseg.imaging.case import Case, Left
-from medseg.imaging.channels import case_name, group_channels, nifti_files, split_channel
+from medseg.errors import InputError, MedsegError
+from medseg.imaging.case import Case, LabelFile, Left
+from medseg.imaging.channels import case_name, group_channels, image_files, split_channel, stem
 from medseg.imaging.description import Description, Listed
-from medseg.imaging.nifti import is_nifti, read_labels, stem
+from medseg.imaging.formats import is_volume_file, volumes_in
+from medseg.imaging.label_files import label_names_in
+from medseg.imaging.label_values import values_in
+from medseg.imaging.source import ReadOptions, Source
+from medseg.imaging.structures import Structures, named_by_number, numbered_by_name, renames_by_name
 
 FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
 
@@ -20,16 +24,49 @@ class Listing:
     """What was found in one layout: cases that can be used, and what was left."""
 
     channels: tuple[str, ...]
-    labels: dict[int, str]
+    structures: Structures
     cases: list[Case] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
 
-    def add(self, name: str, images: tuple[Path, ...], label: Path | None, reason: str) -> None:
-        """Take the case, or leave it where a reason is given; one without a label is not broken, just not labelled."""
-        if reason:
-            self.left.append(Left(name, reason, broken=label is not None))
+    def add(self, name: str, images: Sequence[Source], label: LabelFile, patient: str = "") -> None:
+        """Take a case; without a patient of its own it stands for itself."""
+        self.cases.append(Case(name, tuple(images), label, patient or name))
+
+    def add_files(self, name: str, images: Sequence[Path], label: Path | None, reason: str = "") -> None:
+        """Take a case of files, or leave it where a reason is given or found.
+
+        One without a label is not broken, just not labelled.
+        """
+        sources: tuple[Source, ...] = ()
+        if not reason:
+            try:
+                sources = file_sources(images, len(self.channels))
+            except MedsegError as error:
+                reason = f"{images[0].name} {error.what}"
+        if reason or label is None:
+            self.left.append(Left(name, reason or "has no label", broken=label is not None))
         else:
-            self.cases.append(Case(name, images, label, patient=name))
+            self.add(name, sources, LabelFile(label, renames=self.structures.renames))
+
+
+def file_sources(images: Sequence[Path], channels: int) -> tuple[Source, ...]:
+    """A source for each channel: a file each, or the volumes of one 4D file.
+
+    Raises:
+        InputError: a file is of no known format, or there are not as many files or volumes as channels.
+    """
+    formats = [is_volume_file(path) for path in images]
+    if len(images) == 1 and channels > 1 and formats[0]:
+        n = volumes_in(images[0])
+        if n != channels:
+            raise InputError(f"holds {n} volume(s), but the dataset has {channels} channels")
+        return tuple(Source(formats[0], tuple(images), component=k) for k in range(channels))
+    if len(images) != channels:
+        raise InputError(f"and others make {len(images)} channel(s), but the dataset has {channels}")
+    found = [Source(kind, (path,)) for kind, path in zip(formats, images, strict=True) if kind]
+    if len(found) < len(images):
+        raise InputError("is no image file", fix="convert it to NIfTI")
+    return tuple(found)
 
 
 def image_folders(root: Path) -> tuple[Path, Path] | None:
@@ -39,50 +76,43 @@ def image_folders(root: Path) -> tuple[Path, Path] | None:
 
 
 def decathlon(root: Path, said: Description) -> Listing:
-    """The cases that `training` lists; paths are relative to the dataset's folder.
+    """The cases that `training` lists, one file a channel or all in one 4D file; paths are relative to `root`.
 
     Raises:
-        InputError: `labels` or `modality` is missing, or several channels lie in one 4D file.
+        InputError: `labels` or `modality` is missing.
     """
     said.require("channels", "labels")
-    found = Listing(said.channels, said.labels)
-    entries = said.training or ()
-    if len(said.channels) > 1 and any(len(entry.images) == 1 for entry in entries):
-        raise InputError(
-            f"it names {len(said.channels)} channels in one 4D file, which is not supported yet",
-            said.path,
-            "split them into one file a channel (nnU-Net: case_0000.nii.gz, case_0001.nii.gz, ...)",
-        )
-    for entry in entries:
+    found = Listing(said.channels, said.structures)
+    for entry in said.training or ():
         images = tuple(root / image for image in entry.images)
         label = root / entry.label if entry.label else None
-        found.add(case_name(images[0]), images, label, _problem(entry, images, label, len(said.channels)))
+        found.add_files(case_name(images[0]), images, label, _problem(entry, images, label, len(said.channels)))
     return found
 
 
 def _problem(entry: Listed, images: tuple[Path, ...], label: Path | None, channels: int) -> str:
     if label is None:
         return "dataset.json gives it no label"
-    if len(images) != channels:
+    if len(images) not in (1, channels):
         return f"has {len(images)} image file(s), but the dataset {channels} channel(s)"
     for said, path in zip((*entry.images, entry.label), (*images, label), strict=True):
-        if not is_nifti(path):
-            return f"{said} is not a NIfTI file"
+        if not is_volume_file(path):
+            return f"{said} is no image file"
         if not path.is_file():
             return f"{said} is missing"
     return ""
 
 
 def nnunet(root: Path, said: Description) -> Listing:
-    """`imagesTr/<case>_0000.nii.gz` for each channel and `labelsTr/<case>.nii.gz`.
+    """`imagesTr/<case>_0000.nii.gz` for each channel and `labelsTr/<case>.nii.gz`, or another ending.
 
     Raises:
         InputError: `labels` or `channel_names` is missing, or one case has two files.
     """
     said.require("channels", "labels")
-    found = Listing(said.channels, said.labels)
+    found = Listing(said.channels, said.structures)
     images: dict[str, dict[int, Path]] = {}
-    for path in nifti_files(root / "imagesTr"):
+    for path in image_files(root / "imagesTr"):
         name, channel = split_channel(path)
         if channel is None:
             found.left.append(Left(path.name, "its name does not end in a channel number such as _0000"))
@@ -91,56 +121,81 @@ def nnunet(root: Path, said: Description) -> Listing:
     labels = _labels_by_name(root / "labelsTr")
     for name in sorted({*images, *labels}):
         have = images.get(name, {})
-        missing = [f"imagesTr/{name}_{c:04d}.nii.gz" for c in range(len(said.channels)) if c not in have]
-        missing += [] if name in labels else [f"labelsTr/{name}.nii.gz"]
+        missing = [f"imagesTr/{name}_{c:04d}{said.ending}" for c in range(len(said.channels)) if c not in have]
+        missing += [] if name in labels else [f"labelsTr/{name}{said.ending}"]
         extra = len(have) > len(said.channels)
         reason = f"{missing[0]} is missing" if missing else "has more channels than dataset.json names" if extra else ""
-        found.add(name, tuple(have[c] for c in sorted(have)), labels.get(name), reason)
+        found.add_files(name, [have[c] for c in sorted(have)], labels.get(name), reason)
     return found
 
 
-def folders(pair: tuple[Path, Path], said: Description | None) -> Listing:
+def folders(pair: tuple[Path, Path], said: Description | None, options: ReadOptions) -> Listing:
     """Images and labels of the same name in two folders.
 
-    Where no `dataset.json` names the structures, every label file is read and its values are named by their number.
+    Where no `dataset.json` names the structures, every label file is read (see `with_names`).
 
     Raises:
         InputError: one case has two label files.
     """
     labels = _labels_by_name(pair[1])
-    grouped = group_channels(nifti_files(pair[0]), whole=labels)
+    grouped = group_channels(image_files(pair[0]), whole=labels)
     images = grouped.cases
     n = max((len(images[name]) for name in images if name in labels), default=1)
     channels = said.channels if said and said.channels else tuple(str(i) for i in range(n))
-    found = Listing(channels, dict(said.labels) if said else {}, left=list(grouped.left))
+    found = Listing(channels, said.structures if said else Structures(), left=list(grouped.left))
     for name in sorted({*images, *labels}):
-        reason = ""
+        have, reason = images.get(name, ()), ""
         if name not in labels:
             reason = f"there is no label of this name in {pair[1].name}"
-        elif name not in images:
+        elif not have:
             reason = f"there is no image of this name in {pair[0].name}"
-        elif len(images[name]) != len(channels):
-            reason = f"has {len(images[name])} image file(s), but the dataset {len(channels)} channel(s)"
-        found.add(name, images.get(name, ()), labels.get(name), reason)
-    return found if found.labels else _named_by_number(found)
+        elif len(have) not in (1, len(channels)) or (len(have) < len(channels) and n > 1):
+            reason = f"has {len(have)} image file(s), but the dataset {len(channels)} channel(s)"
+        found.add_files(name, have, labels.get(name), reason)
+    return found if found.structures.labels else with_names(found, options)
 
 
-def _named_by_number(found: Listing) -> Listing:
-    named = Listing(found.channels, {}, left=found.left)
-    for case in found.cases:
+def with_names(found: Listing, options: ReadOptions) -> Listing:
+    """The same, with every label's values brought to those of the dataset; what cannot be is left.
+
+    Where structures are told, files hold their values and DICOM objects their names. Else they are named as all label
+    files name them themselves (DICOM, .seg.nrrd), or by the values that the files hold.
+
+    Raises:
+        InputError: nothing is told, and only some of the label files name their structures.
+    """
+    tables: dict[Path, dict[int, str]] = {}
+    values: set[int] = set()
+    cases: list[Case] = []
+    for case, label in [(case, case.label) for case in found.cases if case.label is not None]:
         try:
-            names = read_labels(case.label).names if case.label else {}
+            table = label_names_in(label.path) if label.kind != "file" or not found.structures.labels else None
+            if table is not None:
+                tables[label.path] = table
+            elif not found.structures.labels:
+                values.update(values_in(label.path, options))
+            cases.append(case)
+        except MedsegError as error:
+            found.left.append(Left(case.name, f"its label {error.what}", broken=True))
+    structures = found.structures
+    if not structures.labels:
+        if tables and len(tables) < len(cases):
+            what = "some labels name their structures, others hold values alone"
+            raise InputError(what, fix='name them in a manifest.json or dataset.json: "labels": {"liver": 1}')
+        structures = numbered_by_name(tables.values()) if tables else named_by_number(values)
+    renamed = Listing(found.channels, structures, left=found.left)
+    for case, label in [(case, case.label) for case in cases if case.label is not None]:
+        try:
+            table = tables.get(label.path)
+            renames = structures.renames if table is None else renames_by_name(table, structures)
+            renamed.cases.append(replace(case, label=replace(label, renames=renames)))
         except InputError as error:
-            named.left.append(Left(case.name, f"its label {error.what}", broken=True))
-            continue
-        named.labels |= names
-        named.cases.append(case)
-    named.labels = dict(sorted(named.labels.items()))
-    return named
+            renamed.left.append(Left(case.name, error.what, broken=True))
+    return renamed
 
 
 def _labels_by_name(folder: Path) -> dict[str, Path]:
-    files = nifti_files(folder)
+    files = image_files(folder)
     labels = {stem(path): path for path in files}
     if len(labels) < len(files):
         twice = next(name for name in labels if sum(stem(p) == name for p in files) > 1)

@@ -1,9 +1,12 @@
-"""NIfTI files in and out (nibabel). The array stays as stored; the affine tells where it lies."""
+"""NIfTI files in and out. The array stays as stored; the affine tells where it lies.
+
+Voxels are read here rather than by nibabel, which does not check the end of a compressed file, and would hold all
+volumes of a 4D file in memory for one of them.
+"""
 
 from __future__ import annotations
 
-import logging
-import zlib
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +14,15 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import GeometryError, InputError
 from medseg.files import written_whole
-from medseg.imaging.grid import Grid, Stored
-from medseg.imaging.volume import LabelMap, Volume, distinct
+from medseg.imaging.grid import Grid
+from medseg.imaging.nifti_header import Header, Prefer, read_bytes, read_header
+from medseg.imaging.source import Reading
+from medseg.imaging.volume import LabelMap, Volume
+from medseg.imaging.voxels import as_labels, chosen, finished, refuse
 
 SUFFIXES = (".nii.gz", ".nii")
-_MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the header's code: metre, millimetre, micrometre
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    OverflowError,
-    zlib.error,
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    nib.wrapstruct.WrapStructError,
-)
-
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # its remarks on odd headers are ours to make
+_LABELS_LEVEL, _VOLUME_LEVEL = 3, 1  # of gzip: labels become a third smaller in no more time, volumes hardly smaller
 
 
 def is_nifti(path: Path) -> bool:
@@ -42,47 +35,70 @@ def stem(path: Path) -> str:
     return next((path.name[: -len(s)] for s in SUFFIXES if path.name.lower().endswith(s)), path.name)
 
 
-def read_grid(path: Path) -> Grid:
-    """Read the grid alone, from the header.
+def read_grid(path: Path, prefer: Prefer = "") -> Grid:
+    """Read the grid alone, from the header; all volumes of a 4D file share it.
 
     Raises:
-        InputError: missing, cut or not NIfTI; not 3D.
-        GeometryError: the header's affine cannot be used.
+        InputError: missing, cut or not NIfTI; neither 3D nor 4D.
+        GeometryError: the header's affine cannot be used, or its two affines contradict each other.
     """
-    return _grid(_open(path), path)
+    return read_header(path, prefer, need_place=False).grid
 
 
-def read_volume(path: Path) -> Volume:
-    """Read a scan as float32 (X, Y, Z), scaled by the header's slope and intercept.
+def n_volumes(path: Path) -> int:
+    """How many volumes the file holds: 1 unless it is 4D.
 
     Raises:
-        InputError: missing, cut or not NIfTI; not 3D; voxels that are not finite.
-        GeometryError: the header's affine cannot be used.
+        InputError, GeometryError: as `read_grid`, but two affines may contradict each other.
     """
-    image = _open(path)
-    grid = _grid(image, path)
-    array = _data(image, path, grid).astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        n = int(np.count_nonzero(~np.isfinite(array)))
-        raise InputError(f"{n} voxel(s) are not finite numbers", path, "replace them by the background value")
-    return Volume(array, grid)
+    return read_header(path, "sform", need_place=False).n_volumes
 
 
-def read_labels(path: Path, names: dict[int, str] | None = None) -> LabelMap:
-    """Read a segmentation as uint8 or uint16; without `names` every value found is named by its number.
+def read_volume(path: Path, need_place: bool = True) -> Volume:
+    """Read a scan as float32 (X, Y, Z), scaled by the header's slope and intercept; as `read_nifti`."""
+    return read_nifti(path, need_place=need_place).volume
+
+
+def read_nifti(path: Path, component: int | None = None, prefer: Prefer = "", need_place: bool = True) -> Reading:
+    """Read a scan, or one volume of a 4D file (`component`, from 0), as float32 (X, Y, Z) on an orthogonal grid.
+
+    A sheared grid is straightened (linear interpolation); voxels that are not finite take the smallest finite value,
+    up to a thousandth of them. `need_place` refuses a file that does not say where it lies.
 
     Raises:
-        InputError: as `read_volume`, and where values are not whole numbers from 0 to 65535.
-        GeometryError: the header's affine cannot be used.
+        InputError: missing, cut, damaged or not NIfTI; several volumes and no `component`; colours; not finite.
+        GeometryError: the header's affine cannot be used, or its two affines contradict each other.
     """
-    image = _open(path)
-    grid = _grid(image, path)
-    raw = _data(image, path, grid)
-    values = distinct(raw)
-    if not np.isfinite(values).all() or (values != np.rint(values)).any() or values[0] < 0 or values[-1] > 65535:
-        raise InputError("is no label map: its values are not whole numbers from 0 to 65535", path)
-    array: npt.NDArray[np.unsignedinteger[Any]] = raw.astype(np.uint8 if values[-1] <= 255 else np.uint16)
-    return LabelMap(array, grid, names if names is not None else {int(v): str(int(v)) for v in values if v > 0})
+    header = read_header(path, prefer, need_place)
+    array = _float32(_stored(path, header, chosen(header.n_volumes, component, path)), header)
+    return finished(array, header.grid, (header.note,) if header.note else (), path)
+
+
+def read_stored(path: Path, component: int | None = None, prefer: Prefer = "") -> tuple[npt.NDArray[Any], Grid]:
+    """The voxels (X, Y, Z) of one volume in the type and on the grid that they are stored in, without any scaling.
+
+    Raises:
+        InputError, GeometryError: as `read_nifti`, but values are not looked at.
+    """
+    header = read_header(path, prefer, need_place=False)
+    return _stored(path, header, chosen(header.n_volumes, component, path)), header.grid
+
+
+def read_labels(path: Path, names: dict[int, str] | None = None, prefer: Prefer = "") -> LabelMap:
+    """Read a segmentation as uint8 or uint16, as it is stored; without `names` every value is named by its number.
+
+    Raises:
+        InputError: as `read_nifti`, and where values are not whole numbers from 0 to 65535, or are scaled.
+        GeometryError: as `read_nifti`; whether the place is known at all is for the caller to compare.
+    """
+    header = read_header(path, prefer, need_place=False)
+    if header.scaling:
+        slope, intercept = header.scaling
+        what = f"its header scales its labels (slope {slope:g}, intercept {intercept:g})"
+        refuse("NOT_LABELS", f"is no label map: {what}", path, "save it with whole numbers and without scaling")
+    raw = _stored(path, header, chosen(header.n_volumes, None, path))
+    array, values = as_labels(raw, path)
+    return LabelMap(array, header.grid, names if names is not None else {v: str(v) for v in values})
 
 
 def write_labels(path: Path, labels: LabelMap) -> None:
@@ -91,64 +107,41 @@ def write_labels(path: Path, labels: LabelMap) -> None:
     Raises:
         ResourceError: the disk is full or the folder cannot be written to.
     """
-    _write(path, labels.array, labels.grid)
+    _write(path, labels.array, labels.grid, _LABELS_LEVEL)
 
 
 def write_volume(path: Path, volume: Volume) -> None:
     """Write a scan in its array's own type, as `write_labels` does."""
-    _write(path, volume.array, volume.grid)
+    _write(path, volume.array, volume.grid, _VOLUME_LEVEL)
 
 
-def _write(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
-    image = nib.Nifti1Image(np.asarray(array), grid.affine)
+def _write(path: Path, array: npt.NDArray[Any], grid: Grid, level: int) -> None:
+    image = nib.Nifti1Image(np.asarray(array), grid.affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     # a zero code means "unknown place": readers then fall back on other rules, so the place that was used is stated
     image.set_sform(grid.affine, code=max(grid.stored.sform_code, 1))
     image.set_qform(grid.affine, code=max(grid.stored.qform_code, 1), strip_shears=True)
-    with written_whole(path) as beside:
-        nib.save(image, beside)
+    with written_whole(path) as beside, beside.open("wb") as file:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile(
+                "", "wb", level, file, mtime=0
+            ) as packed:  # neither name nor time: same input, same bytes
+                image.to_stream(packed)
+        else:
+            image.to_stream(file)
 
 
-def _open(path: Path) -> nib.Nifti1Image:
-    if not path.is_file():
-        raise InputError("there is no such file", path)
-    try:
-        image = nib.load(path)
-    except _UNREADABLE as error:
-        raise InputError(f"cannot be read as NIfTI ({_short(error)})", path, "copy or export it again") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise InputError("is not a NIfTI file", path)
-    return image
+def _stored(path: Path, header: Header, volume: int) -> npt.NDArray[Any]:
+    return read_bytes(path, header, volume).view(header.dtype).reshape(header.shape, order="F")
 
 
-def _grid(image: nib.Nifti1Image, path: Path) -> Grid:
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) == 2:
-        shape = (*shape, 1)
-    if len(shape) != 3:
-        raise InputError(f"holds {len(shape)} dimensions {shape}, not one 3D scan", path, "split it into 3D files")
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _MM_PER_UNIT.get(int(image.header["xyzt_units"]) % 8, 1.0)
-    codes = int(image.header["qform_code"]), int(image.header["sform_code"])
-    try:
-        return Grid((shape[0], shape[1], shape[2]), affine, Stored("nifti", *codes))
-    except GeometryError as error:
-        raise GeometryError(error.what, path, "export it again with a valid header") from error
-
-
-def _data(image: nib.Nifti1Image, path: Path, grid: Grid) -> npt.NDArray[Any]:
-    try:
-        array = np.asarray(image.dataobj).reshape(grid.shape)
-    except _UNREADABLE as error:
-        raise InputError(f"is cut short or damaged ({_short(error)})", path, "copy or export it again") from error
-    if array.dtype.kind not in "biuf":
-        raise InputError("holds colours or complex numbers, not one value a voxel", path, "export the grey values")
-    return array
-
-
-def _short(error: Exception) -> str:
-    """The library's reason without the path, which may name a patient."""
-    text = str(error).splitlines()[0] if str(error) else ""
-    return type(error).__name__ if not text or "/" in text or "\\" in text else text[:80]
+def _float32(raw: npt.NDArray[Any], header: Header) -> npt.NDArray[np.float32]:
+    """Scaled in float64, slice by slice, so that no second copy of the scan stands in memory."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if header.scaling is None:
+            return raw.astype(np.float32, copy=False)
+        slope, intercept = header.scaling
+        out = np.empty(header.shape, np.float32, order="F")
+        for z in range(header.shape[2]):
+            out[:, :, z] = raw[:, :, z].astype(np.float64) * slope + intercept
+        return out

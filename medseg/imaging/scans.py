@@ -1,98 +1,145 @@
-"""Scans to be segmented: what is found at a path, NIfTI or DICOM, and reading one of them.
+"""Scans to be segmented: what is found at a path, in any format, and reading one of them.
 
-Names: a NIfTI scan is called as its file (without suffix and `_0000`); a DICOM series `case-` and 8 hex digits, a
-keyed hash of its SeriesInstanceUID, since everything else about it may name the patient. Where DICOM lies, folder
-and file names may do so too: nothing but `Scan.paths` shows them.
+Names: a file scan is called as its file (without suffix and `_0000`); a DICOM volume `case-` and 8 hex digits, a
+keyed hash, since everything else about it may name the patient. Where DICOM lies, folder and file names may do so
+too: nothing but `Scan.paths` shows them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from medseg.errors import InputError, explained
+from medseg.errors import InputError, MedsegError, explained
+from medseg.imaging.archive import extract_zip, is_zip
 from medseg.imaging.case import Left
-from medseg.imaging.channels import MAX_CHANNELS, case_name, group_channels, nifti_files
-from medseg.imaging.dataset import check_channels
-from medseg.imaging.dicom.series import find_series, is_dicom, read_series
-from medseg.imaging.nifti import is_nifti, read_volume
-from medseg.imaging.volume import Volume
+from medseg.imaging.channels import MAX_CHANNELS, case_name, group_channels
+from medseg.imaging.dicom.headers import is_dicom
+from medseg.imaging.dicom.scanner import scan_dicom
+from medseg.imaging.dicom.volumes import Scanned
+from medseg.imaging.formats import is_volume_file, volumes_in
+from medseg.imaging.reading import read_channels
+from medseg.imaging.source import Reading, ReadOptions, Source
+from medseg.imaging.studies import Wanted, pick
 
-Kind = Literal["nifti", "dicom"]
+__all__ = ["Found", "Scan", "Sifted", "Wanted", "find_scans", "read_scan", "sift"]
 
-_UNDERSTOOD = "give a NIfTI file, a folder of NIfTI files, a DICOM series folder, or a folder of such folders"
+UNDERSTOOD = (
+    "give a NIfTI, NRRD or MHA file, a folder of such, DICOM (a folder of any depth, or a zip file of it), "
+    "or a folder of all of them"
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Scan:
-    """One scan: its name, its files (NIfTI: one a channel), and `source`, which is safe to show."""
+    """One scan: its name, a source for each channel, and `source`, which is safe to show."""
 
     name: str
-    kind: Kind
-    paths: tuple[Path, ...]
-    description: str
+    channels: tuple[Source, ...]
     source: str
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files, each once."""
+        return tuple(dict.fromkeys(path for channel in self.channels for path in channel.paths))
+
+    @property
+    def is_dicom(self) -> bool:
+        """True if its results may be stored as DICOM."""
+        return self.channels[0].dicom is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The scans found, and what was left with the reason."""
+    """The scans found, what was left with the reason, and what was chosen among several, with the reason."""
 
     scans: tuple[Scan, ...]
     left: tuple[Left, ...]
+    notes: tuple[str, ...] = ()
 
 
-def find_scans(path: Path, key: bytes, channels: int = MAX_CHANNELS) -> Found:
-    """Find the scans at `path`: a NIfTI file, a folder of NIfTI files, a DICOM series folder, or folders of such.
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """Everything at a path by kind: file scans (name, files in the order of channels), DICOM, and the rest."""
 
-    `key` is the secret of the keyed hash that names DICOM series; no more than `channels` files make one NIfTI scan.
-    Hidden files are no data and are not mentioned.
+    files: tuple[tuple[str, tuple[Path, ...]], ...]
+    dicom: Scanned
+    left: tuple[Left, ...]
+
+
+def find_scans(path: Path, key: bytes, wanted: Wanted | None = None, scratch: Path | None = None) -> Found:
+    """Find the scans at `path`: files, folders of any depth, DICOM, zip files of DICOM.
+
+    `key` is the secret of the keyed hash that names DICOM volumes; `wanted` says what the model needs (see
+    `studies.pick`). Zip files are unpacked into `scratch`, which the caller removes; without one they are refused.
     Scans that would have the same name are left, all of them.
 
     Raises:
         InputError: there is no such path, or nothing at it can be read as a scan.
         ResourceError: it may not be opened.
     """
+    wanted = wanted or Wanted()
+    sifted = sift(path, len(wanted.channels) or MAX_CHANNELS, wanted.options, scratch)
+    scans = [_of_files(name, paths, len(wanted.channels)) for name, paths in sifted.files]
+    picked = pick(sifted.dicom.volumes, key, wanted)
+    scans += [Scan(case.name, case.channels, case.source) for case in picked.cases]
+    distinct = _distinct(scans)
+    labels = (Left("a DICOM object", f"is a label ({one.kind.upper()}), no scan") for one in sifted.dicom.labels)
+    left = (*sifted.left, *sifted.dicom.left, *labels, *picked.left, *distinct.left)
+    if not distinct.scans:
+        first = next((one for one in left if one.broken), next(iter(left), None))
+        why = f" ({first.where}: {first.reason})" if first else ""
+        # a folder of DICOM may be named after the patient
+        where = "the DICOM given" if sifted.dicom.volumes or sifted.dicom.labels else path
+        raise InputError(f"holds no scan that can be used{why}", where, UNDERSTOOD)
+    return Found(distinct.scans, left, picked.notes)
+
+
+def sift(
+    path: Path, channels: int = MAX_CHANNELS, options: ReadOptions | None = None, scratch: Path | None = None
+) -> Sifted:
+    """Sort everything at `path` by kind; no more than `channels` files make one file scan. Hidden files are no data.
+
+    Raises:
+        InputError: there is no such path, it is a single file that is no scan, or a zip file is not safe to unpack.
+        ResourceError: it may not be opened.
+    """
+    allow_gaps = options is not None and options.allow_gaps
     with explained(path):
         if not path.exists():
             raise InputError("there is no such file or folder", path, "check the spelling")
-        return _in_folder(path, key, channels) if path.is_dir() else Found((_single_file(path),), ())
+        if path.is_dir() or is_zip(path):
+            return _in_folder(path, channels, allow_gaps, scratch)
+        if is_volume_file(path):
+            return Sifted(((case_name(path), (path,)),), Scanned((), (), ()), ())
+        if not is_dicom(path):
+            raise InputError("is neither an image file nor DICOM", path, UNDERSTOOD)
+        scanned = scan_dicom([path], allow_gaps)
+        if any("TOO_FEW" in volume.verdict.codes for volume in scanned.volumes):
+            raise InputError("is one DICOM file", path, "give the folder of its series")
+        return Sifted((), scanned, ())
 
 
-def _in_folder(path: Path, key: bytes, channels: int) -> Found:
-    scans: list[Scan] = []
+def _in_folder(path: Path, channels: int, allow_gaps: bool, scratch: Path | None) -> Sifted:
+    found: list[tuple[str, tuple[Path, ...]]] = []
     left: list[Left] = []
     others: list[Path] = []
-    for folder, files in _walk(path, left):
-        grouped = group_channels(nifti_files(folder), most=channels)
-        scans += [_nifti(name, paths) for name, paths in grouped.cases.items()]
+    for _, files in _walk(path, left, scratch):
+        grouped = group_channels([file for file in files if is_volume_file(file)], most=channels)
+        found += grouped.cases.items()
         left += grouped.left
-        others += [file for file in files if not is_nifti(file)]
-    found = _dicom(others, key)
-    distinct = _distinct(scans + list(found.scans))
-    if not distinct.scans:
-        first = next(iter((*distinct.left, *left, *found.left)), None)
-        why = f" ({first.where}: {first.reason})" if first else ""
-        raise InputError(f"holds no scan{why}", path, _UNDERSTOOD)
-    return Found(distinct.scans, (*left, *found.left, *distinct.left))
+        others += [file for file in files if not is_volume_file(file)]
+    if not any(map(is_dicom, others)):  # names of files are safe to show, as those of image files are
+        left += [Left(file.name, "is neither an image file nor DICOM") for file in sorted(others)]
+        return Sifted(tuple(found), Scanned((), (), ()), tuple(left))
+    return Sifted(tuple(found), scan_dicom(others, allow_gaps), tuple(left))
 
 
-def _single_file(path: Path) -> Scan:
-    if is_nifti(path):
-        return _nifti(case_name(path), (path,))
-    if is_dicom(path):
-        raise InputError("is one DICOM file", path, "give the folder of its series")
-    raise InputError("is neither NIfTI nor DICOM", path, _UNDERSTOOD)
-
-
-def _walk(path: Path, left: list[Left]) -> Iterator[tuple[Path, list[Path]]]:
-    """Every folder from `path` down with its files, and into `left` what cannot be opened.
+def _walk(path: Path, left: list[Left], scratch: Path | None) -> Iterator[tuple[Path, list[Path]]]:
+    """Every folder from `path` down with its files, zip files unpacked; and into `left` what cannot be opened.
 
     No links to folders are followed, and hidden names are passed over. Reading a pipe would wait for ever, so only
     ordinary files count.
@@ -101,29 +148,45 @@ def _walk(path: Path, left: list[Left]) -> Iterator[tuple[Path, list[Path]]]:
     def closed(error: OSError) -> None:
         left.append(Left("a folder", f"cannot be opened ({os.strerror(error.errno or 0).lower()})", broken=True))
 
+    if path.is_file():
+        yield from _walk(_unpacked(path, scratch), left, None)
+        return
     for folder, folders, files in os.walk(path, onerror=closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
         ordinary = [file for file in paths if file.is_file()]
         left += [Left("a file", "is a broken link or no ordinary file", broken=True)] * (len(paths) - len(ordinary))
-        yield Path(folder), ordinary
+        archives = [file for file in ordinary if is_zip(file)]
+        yield Path(folder), [file for file in ordinary if file not in archives]
+        for number, archive in enumerate(archives, start=1):
+            try:
+                yield from _walk(_unpacked(archive, scratch), left, None)
+            except InputError as error:
+                left.append(Left(f"zip file {number}", error.what, broken=True))
 
 
-def _nifti(name: str, paths: tuple[Path, ...]) -> Scan:
-    description = "NIfTI" if len(paths) == 1 else f"NIfTI, {len(paths)} channels"
-    return Scan(name, "nifti", paths, description, paths[0].name)
+def _unpacked(archive: Path, scratch: Path | None) -> Path:
+    if scratch is None:
+        raise InputError("is a zip file within a zip file, or cannot be unpacked here", fix="unpack it first")
+    into = scratch / f"zip{len(list(scratch.iterdir())):04d}"
+    extract_zip(archive, into)
+    return into
 
 
-def _dicom(files: list[Path], key: bytes) -> Found:
-    series, left = find_series(files)
-    if not any(map(is_dicom, files)):  # names of files are safe to show, as those of NIfTI files are
-        return Found((), tuple(Left(file.name, "is neither NIfTI nor DICOM") for file in sorted(files)))
-    scans = []
-    for one in series:
-        digits = hmac.new(key, one.uid.encode(), hashlib.sha256).hexdigest()[:8]
-        source = f"DICOM {one.modality} series, {one.n} images"
-        scans.append(Scan(f"case-{digits}", "dicom", one.paths, f"{one.modality}, {one.n} images", source))
-    return Found(tuple(scans), left)
+def _of_files(name: str, paths: tuple[Path, ...], channels: int) -> Scan:
+    """A 4D file holds the channels itself, if it has as many volumes as the model has channels."""
+    kinds = [is_volume_file(path) for path in paths]
+    sources = [Source(kind, (path,)) for kind, path in zip(kinds, paths, strict=True) if kind]
+    if len(sources) == 1 and channels > 1 and _is_4d(paths[0], channels):
+        sources = [Source(sources[0].format, paths, component=k) for k in range(channels)]
+    return Scan(name, tuple(sources), paths[0].name)
+
+
+def _is_4d(path: Path, channels: int) -> bool:
+    try:
+        return volumes_in(path) == channels
+    except MedsegError:
+        return False  # it is refused by name when it is read
 
 
 def _distinct(scans: list[Scan]) -> Found:
@@ -134,27 +197,11 @@ def _distinct(scans: list[Scan]) -> Found:
     return Found(kept, tuple(Left(scan.name, reason.format(times[scan.name]), broken=True) for scan in twice))
 
 
-def read_scan(scan: Scan) -> tuple[Volume, ...]:
-    """Read a scan as float32 volumes (X, Y, Z), one a channel, all on the same grid.
+def read_scan(scan: Scan, options: ReadOptions | None = None) -> tuple[Reading, ...]:
+    """Read a scan: one reading a channel, float32 (X, Y, Z), all on the grid of the first.
 
     Raises:
         InputError: it cannot be read, with the reason; DICOM is named by the case alone, never by a path.
         GeometryError: its channels do not lie on each other.
     """
-    return READERS[scan.kind](scan)
-
-
-def _read_nifti(scan: Scan) -> tuple[Volume, ...]:
-    volumes = tuple(read_volume(path) for path in scan.paths)
-    check_channels(volumes, scan.name)
-    return volumes
-
-
-def _read_dicom(scan: Scan) -> tuple[Volume, ...]:
-    series, _ = find_series(scan.paths)
-    if len(series) != 1:
-        raise InputError("its files have changed since they were found", scan.name, "run the same command again")
-    return (read_series(series[0], scan.name),)
-
-
-READERS: dict[Kind, Callable[[Scan], tuple[Volume, ...]]] = {"nifti": _read_nifti, "dicom": _read_dicom}
+    return read_channels(scan.channels, scan.name, options or ReadOptions())

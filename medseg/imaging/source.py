@@ -18,12 +18,14 @@ class ReadOptions(Record):
     """What the user allows or asks for on reading; every relaxed check stands in the results.
 
     allow_gaps: fill missing slices by interpolation and say where. suv: PET as body-weight SUV instead of stored units.
-    prefer: which of two contradicting affines of a NIfTI file is true.
+    prefer: which of two contradicting affines of a NIfTI file is true. need_place: refuse files that do not say where
+    they lie; among labelled cases it is enough that image and label agree.
     """
 
     allow_gaps: bool = False
     suv: bool = False
     prefer: Literal["", "sform", "qform"] = ""
+    need_place: bool = True
 
 
 @dataclass(frozen=True, eq=False)

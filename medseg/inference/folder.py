@@ -1,6 +1,6 @@
 """Front door of inference: a folder of scans in, labels on each scan's own grid out.
 
-OUT/<case>.nii.gz             labels
+OUT/<case>.nii.gz             labels; <case>.seg.dcm and others by the formats asked for
     cases/<case>.done.json    manifest of a finished case, written last
     predictions.json          rebuilt from the manifests
     case_map.json             mode 0600: the only file that knows paths and real series ids
@@ -9,23 +9,27 @@ OUT/<case>.nii.gz             labels
 from __future__ import annotations
 
 import hashlib
-import secrets
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from medseg.errors import InputError, MedsegError, ResourceError, explained
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, output_of, outputs_stand, read_record, sha256, write_record
-from medseg.imaging.nifti import write_labels
-from medseg.imaging.scans import Found, Scan, find_scans, read_scan
+from medseg.imaging.naming import CaseMap, MappedCase, read_case_map
+from medseg.imaging.scans import Found, Scan, Wanted, find_scans, read_scan
+from medseg.imaging.source import ReadOptions
 from medseg.imaging.volume import Volume
+from medseg.imaging.writing.codes import Code, code_of
+from medseg.imaging.writing.result import Algorithm, Result
+from medseg.imaging.writing.table import FORMATS, check_formats, write_all
 from medseg.inference.case import predict, volumes_ml
 from medseg.inference.model import Model, finished_folds, load_model
-from medseg.inference.records import CaseMap, MappedCase, Prediction, Predictions, Unread
+from medseg.inference.records import Prediction, Predictions, Unread
 from medseg.planning.plan import Plan
 
 SMALL_FIELD = 0.5  # a scan whose longest side is shorter than this share of the training scans' is remarked on
@@ -45,70 +49,153 @@ class Inferred:
         return {f.case: f.reason for f in self.predictions.failed}
 
 
-def infer_folder(run: Path, scans: Path, out: Path, device: torch.device) -> Iterator[Event | Inferred]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user asked of inference besides the scans: formats of results (none: NIfTI, and SEG for DICOM), rules
+    that select series, own codes of structures, and how scans are read.
+    """
+
+    formats: tuple[str, ...] = ()
+    series: tuple[str, ...] = ()
+    codes: Mapping[str, Code] = field(default_factory=dict)
+    options: ReadOptions = field(default_factory=ReadOptions)
+
+    def formats_of(self, scan: Scan) -> tuple[str, ...]:
+        """The formats that this scan's results are written in: only DICOM scans can have DICOM results."""
+        if not self.formats:
+            return ("nifti", "seg") if scan.is_dicom else ("nifti",)
+        return tuple(name for name in self.formats if scan.is_dicom or not FORMATS[name].needs_dicom)
+
+
+def infer_folder(
+    run: Path, scans: Path, out: Path, device: torch.device, asked: Asked | None = None
+) -> Iterator[Event | Inferred]:
     """Predict every scan under `scans` with the mean of all finished folds of `run`; finished cases are skipped.
 
     A scan that cannot be read is named and set aside; the others go on.
 
     Raises:
         RunError: `run` holds no finished fold.
-        InputError: nothing to read under `scans`, or `out` lies among them.
+        InputError: nothing to read under `scans`, `out` lies among them, or what was asked cannot be done.
         ResourceError: `out` cannot be written to.
     """
+    asked = asked or Asked()
+    if asked.formats:
+        asked = replace(asked, formats=check_formats(asked.formats))
     folds = finished_folds(run)
     _refuse_mixing(scans, out)
     models = [load_model(fold, device) for fold in folds]
     plan = models[0].card.plan
     key = model_key(models)
-    key_of_names = _case_map(out).key
-    found = find_scans(scans, bytes.fromhex(key_of_names), len(plan.channels))
-    output_folder(out)
-    _remember(out, key_of_names, found)
-    failed = [Unread(case=left.where, reason=left.reason) for left in found.left if left.broken]
-    for left in found.left:
-        yield Note(f"not used: {left.where}: {left.reason}", warning=left.broken)
-    yield Stage("infer", len(found.scans), f"{len(found.scans)} scan(s), {len(folds)} fold(s)")
-    skipped = 0
-    for n, scan in enumerate(found.scans, 1):
-        try:
-            manifest = out / "cases" / f"{scan.name}.done.json"
-            if _stands(manifest, out, done_key := scan_key(scan, key)):
-                skipped += 1
-            else:
-                _forget(manifest, out / f"{scan.name}.nii.gz")
-                write_record(manifest, _predict_scan(scan, models, out, device, (done_key, key)))
-        except ResourceError:
-            raise
-        except (MedsegError, MemoryError, RuntimeError) as error:
-            failed.append(Unread(case=scan.name, reason=_reason(error)))
-            yield Note(f"{scan.name} failed: {failed[-1].reason}", warning=True)
-        yield Advanced(n, scan.name)
-    if skipped:
-        yield Note(f"{skipped} of {len(found.scans)} already done")
+    asked = replace(asked, options=asked.options.model_copy(update={"suv": plan.request.options.suv}))
+    case_map = read_case_map(out)
+    wanted = Wanted(plan.channels, asked.series or plan.request.series, asked.options)
+    done: list[str] = []
+    with TemporaryDirectory(prefix="medseg-") as scratch:
+        found = find_scans(scans, case_map.secret, wanted, Path(scratch))
+        if not any(asked.formats_of(scan) for scan in found.scans):
+            said = f"{', '.join(asked.formats)} can be written for DICOM scans only, and there are none"
+            raise InputError(said, scans, "add nifti or nrrd to --format")
+        output_folder(out)
+        _remember(out, case_map, found)
+        yield from _told(plan, found, asked)
+        yield Stage("infer", len(found.scans), f"{len(found.scans)} scan(s), {len(folds)} fold(s)")
+        failed = [Unread(case=left.where, reason=left.reason) for left in found.left if left.broken]
+        for n, scan in enumerate(found.scans, 1):
+            for event in _case(scan, models, out, device, asked, key):
+                if isinstance(event, Unread):
+                    failed.append(event)
+                    yield Note(f"{scan.name} failed: {event.reason}", warning=True)
+                elif isinstance(event, Skipped):
+                    done.append(event.case)
+                else:
+                    yield event
+            yield Advanced(n, scan.name)
+    if done:
+        yield Note(f"{len(done)} of {len(found.scans)} already done")
     predictions, others = write_predictions(out, plan, folds, device, failed, key)
     if others:
         yield Note(f"{others} case(s) in {out} were predicted by another model and are not listed", warning=True)
-    yield Inferred(out, predictions, skipped)
+    yield Inferred(out, predictions, len(done))
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A case that is done already."""
+
+    case: str
+
+
+def _case(
+    scan: Scan, models: Sequence[Model], out: Path, device: torch.device, asked: Asked, key: str
+) -> Iterator[Note | Unread | Skipped]:
+    """Predict one scan unless that is done already; a case that fails ends in the reason."""
+    manifest = out / "cases" / f"{scan.name}.done.json"
+    try:
+        if _stands(manifest, out, done_key := scan_key(scan, key, asked)):
+            yield Skipped(scan.name)
+            return
+        _forget(manifest, out, scan.name)
+        prediction = _predict_scan(scan, models, out, device, asked, (done_key, key))
+        write_record(manifest, prediction)
+    except ResourceError:
+        raise
+    except (MedsegError, MemoryError, RuntimeError) as error:
+        reason = _reason(error)
+        _forget(manifest, out, scan.name)  # a case is whole, or nothing of it is there
+        yield Unread(case=scan.name, reason=reason)
+        return
+    for text in prediction.warnings:
+        yield Note(f"{scan.name}: {text}", warning=True)
+
+
+def _told(plan: Plan, found: Found, asked: Asked) -> Iterator[Note]:
+    """What was chosen, what was left, and which structures have no code."""
+    for text in found.notes:
+        yield Note(text)
+    for left in found.left:
+        yield Note(f"not used: {left.where}: {left.reason}", warning=left.broken)
+    for text in _code_warnings(plan, found, asked):
+        yield Note(text, warning=True)
+
+
+def _code_warnings(plan: Plan, found: Found, asked: Asked) -> list[str]:
+    """Structures that DICOM results can only call a tissue, since no code of theirs is known."""
+    if not any(FORMATS[name].needs_dicom for scan in found.scans for name in asked.formats_of(scan)):
+        return []
+    return [warning for name in plan.names.values() if (warning := code_of(name, asked.codes)[1])]
 
 
 def _predict_scan(
-    scan: Scan, models: Sequence[Model], out: Path, device: torch.device, keys: tuple[str, str]
+    scan: Scan, models: Sequence[Model], out: Path, device: torch.device, asked: Asked, keys: tuple[str, str]
 ) -> Prediction:
     began = time.monotonic()
-    channels = read_scan(scan)
-    labels = predict(models, channels, device)
-    path = out / f"{scan.name}.nii.gz"
-    write_labels(path, labels)
+    readings = read_scan(scan, asked.options)
+    labels = predict(models, [reading.volume for reading in readings], device)
+    card = models[0].card
+    result = Result(
+        labels=labels,
+        own=readings[0].own,
+        scan=scan.channels[0].dicom,
+        algorithm=Algorithm("medseg", card.medseg, keys[1]),
+        image=readings[0].volume,
+        codes=asked.codes,
+    )
+    formats = asked.formats_of(scan)
+    if not formats:
+        raise InputError(f"is no DICOM: {', '.join(asked.formats)} cannot be written for it", scan.name)
+    written = write_all(out, scan.name, formats, result)
+    notes = [note for reading in readings for note in reading.notes]
     return Prediction(
         case=scan.name,
         input=scan.source,
-        output=path.name,
         seconds=round(time.monotonic() - began, 3),
         volumes_ml=volumes_ml(labels),
-        warnings=warnings_of(channels[0], models[0].card.plan),
+        warnings=tuple(dict.fromkeys([*notes, *warnings_of(readings[0].volume, card.plan)])),
+        deviation_mm=round(max(one.deviation_mm for one in written), 6),
         key=keys[0],
         model=keys[1],
-        outputs=(output_of(path),),
+        outputs=tuple(output_of(one.path) for one in written),
     )
 
 
@@ -135,13 +222,14 @@ def model_key(models: Sequence[Model]) -> str:
     return hashlib.sha256("".join(m.card.weights_sha256 for m in models).encode()).hexdigest()
 
 
-def scan_key(scan: Scan, model: str) -> str:
-    """A digest of the scan's bytes and the model: equal means that a finished case need not be done again.
+def scan_key(scan: Scan, model: str, asked: Asked) -> str:
+    """A digest of the scan's bytes, the model and what was asked: equal means that the finished case stands.
 
     Raises:
         InputError: a file went away or cannot be read.
     """
-    return hashlib.sha256((sha256(scan.paths, scan.name) + model).encode()).hexdigest()
+    told = [asked.formats_of(scan), asked.options.model_dump(), sorted(map(repr, asked.codes.items()))]
+    return hashlib.sha256(f"{sha256(scan.paths, scan.name)} {model} {told}".encode()).hexdigest()
 
 
 def _reason(error: MedsegError | MemoryError | RuntimeError) -> str:
@@ -166,11 +254,12 @@ def _refuse_mixing(scans: Path, out: Path) -> None:
         raise InputError("lies within the scans", out, "name a folder outside of them")
 
 
-def _forget(manifest: Path, labels: Path) -> None:
+def _forget(manifest: Path, out: Path, case: str) -> None:
     """From here on the case counts as not done; its older labels go too, as they are not of this scan and model."""
-    with explained(labels):
+    with explained(out):
         manifest.unlink(missing_ok=True)
-        labels.unlink(missing_ok=True)
+        for form in FORMATS.values():
+            (out / f"{case}{form.suffix}").unlink(missing_ok=True)
 
 
 def _manifest(path: Path) -> Prediction | None:
@@ -186,19 +275,15 @@ def _stands(manifest: Path, out: Path, key: str) -> bool:
     return record is not None and record.key == key and outputs_stand(out, record.outputs)
 
 
-def _case_map(out: Path) -> CaseMap:
-    """The folder's private map, or an empty one with a key of its own."""
-    path = out / "case_map.json"
-    return read_record(path, CaseMap) if path.is_file() else CaseMap(key=secrets.token_hex(16), cases={})
-
-
-def _remember(out: Path, key: str, found: Found) -> None:
-    """Add where the scans came from to the private map."""
-    cases = dict(_case_map(out).cases)
+def _remember(out: Path, case_map: CaseMap, found: Found) -> None:
+    """Add where the scans came from to the private map, and every name that a reference of theirs may have."""
+    cases = dict(case_map.cases)
     for scan in found.scans:
-        name = scan.paths[0].parent.name if scan.kind == "dicom" else scan.name
-        cases[scan.name] = MappedCase(paths=tuple(str(p.resolve()) for p in scan.paths), names=(name,))
-    write_record(out / "case_map.json", CaseMap(key=key, cases=cases), private=True)
+        volume = scan.channels[0].dicom
+        folder = scan.paths[0].parent.name
+        names = (scan.name,) if volume is None else (folder, volume.series_uid, volume.frame_of_reference)
+        cases[scan.name] = MappedCase(paths=tuple(str(p.resolve()) for p in scan.paths), names=names)
+    write_record(out / "case_map.json", CaseMap(key=case_map.key, cases=cases), private=True)
 
 
 def write_predictions(

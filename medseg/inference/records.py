@@ -13,10 +13,10 @@ class Prediction(Record):
     version: int = VERSION
     case: str
     input: str
-    output: str
     seconds: float
     volumes_ml: dict[str, float]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # what is odd, and what was mended or relaxed on reading
+    deviation_mm: float  # the largest error of place that reading the results back found
     key: str
     model: str  # digest of the weights that made it
     outputs: tuple[Output, ...]
@@ -39,18 +39,3 @@ class Predictions(Record):
     cases: tuple[Prediction, ...]
     failed: tuple[Unread, ...]
     notice: str = RESEARCH_USE
-
-
-class MappedCase(Record):
-    """Where a case came from."""
-
-    paths: tuple[str, ...]
-    names: tuple[str, ...]
-
-
-class CaseMap(Record):
-    """`case_map.json`: the key of the case names, and where each case came from. Private."""
-
-    version: int = VERSION
-    key: str
-    cases: dict[str, MappedCase]

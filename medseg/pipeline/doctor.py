@@ -9,33 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import (
-    JPEG2000,
-    UID,
-    HTJ2KLossless,
-    JPEG2000Lossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
 
 from medseg.compute import describe
 from medseg.errors import InputError
 from medseg.files import Record
+from medseg.imaging.dicom.codecs import IMAGECODECS, available_codecs
 from medseg.parallel import available_cores, available_memory_bytes
 
-PACKAGES = ("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "SimpleITK", "pydantic", "safetensors")
-CODECS = {
-    "RLE": RLELossless,
-    "JPEG 2000 lossless": JPEG2000Lossless,
-    "JPEG 2000": JPEG2000,
-    "HTJ2K lossless": HTJ2KLossless,
-    "JPEG-LS lossless": JPEGLSLossless,
-    "JPEG-LS near-lossless": JPEGLSNearLossless,
-    "JPEG lossless": JPEGLosslessSV1,
-}
+PACKAGES = (
+    *("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "highdicom", "imagecodecs", "SimpleITK"),
+    *("scikit-image", "pydantic", "safetensors"),
+)
 LITTLE_DISK_GB, LITTLE_MEMORY_GB = 10.0, 8.0
 
 
@@ -105,8 +89,7 @@ def _room(folder: Path) -> list[Finding]:
 
 def _codecs() -> list[Finding]:
     found = []
-    for name, syntax in CODECS.items():
-        able = get_decoder(UID(syntax)).is_available
-        text = "can be read" if able else "cannot be read: no decoder for it is installed"
+    for name, able in available_codecs().items():
+        text = "can be read" if able else f'cannot be read: run pip install "{IMAGECODECS}"'
         found.append(Finding(what=f"DICOM, {name}", found=text, state="ok" if able else "warning"))
     return found

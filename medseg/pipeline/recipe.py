@@ -28,6 +28,10 @@ class PlanStep(Record):
 
     data: str = "."
     run: str = "run"
+    series: tuple[str, ...] = ()
+    suv: bool = False
+    allow_gaps: bool = False
+    prefer: str = ""
 
 
 class TrainStep(Record):
@@ -39,11 +43,16 @@ class TrainStep(Record):
 
 
 class InferStep(Record):
-    """`medseg infer`: `scans` below the data folder."""
+    """`medseg infer`: `scans` and `codes` below the data folder."""
 
     scans: str
     run: str = "run"
     out: str = "predictions"
+    format: tuple[str, ...] = ()
+    series: tuple[str, ...] = ()
+    codes: str | None = None
+    allow_gaps: bool = False
+    prefer: str = ""
 
 
 class EvaluateStep(Record):
@@ -180,17 +189,22 @@ def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iter
     """The step in words, as one would type it, and its events."""
     if step.plan:
         where, run = data / step.plan.data, out / step.plan.run
-        asked = (recipe.spacing, recipe.dims, recipe.memory, recipe.budget, recipe.seed, recipe.device)
-        return f"plan {step.plan.data} -o {step.plan.run}", steps.plan(where, run, *asked)
+        p = step.plan
+        asked = (recipe.spacing, recipe.dims, recipe.memory, recipe.budget, recipe.seed, recipe.device, p.series)
+        read = steps.read_options(p.allow_gaps, p.suv, p.prefer)
+        return f"plan {p.data} -o {p.run}", steps.plan(where, run, *asked, read)
     if step.train:
         fold = None if step.train.fold is None else str(step.train.fold)
         words = f"train {step.train.run}" + (f" --fold {fold}" if fold else "")
         words += f" --folds {step.train.folds}" if step.train.folds else ""
         return words, steps.train(out / step.train.run, fold, step.train.folds, recipe.budget, device=recipe.device)
     if step.infer:
-        scans, target = data / step.infer.scans, out / step.infer.out
-        words = f"infer {step.infer.run} {step.infer.scans} -o {step.infer.out}"
-        return words, steps.infer(out / step.infer.run, scans, target, recipe.device)
+        i = step.infer
+        words = f"infer {i.run} {i.scans} -o {i.out}" + (f" --format {','.join(i.format)}" if i.format else "")
+        codes = data / i.codes if i.codes else None
+        read = steps.read_options(i.allow_gaps, prefer=i.prefer)
+        wanted = (recipe.device, i.format, i.series, codes, read)
+        return words, steps.infer(out / i.run, data / i.scans, out / i.out, *wanted)
     if step.evaluate:
         e = step.evaluate
         words = f"evaluate {e.predictions} {e.references} -o {e.out}"

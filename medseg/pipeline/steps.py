@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,10 +17,12 @@ from medseg.evaluation.folders import Evaluation, evaluate_folders
 from medseg.events import Event
 from medseg.imaging.inspect import Inspection
 from medseg.imaging.inspect import inspect as look
+from medseg.imaging.source import ReadOptions
 from medseg.planning.dataset import Planned, plan_dataset
 from medseg.planning.plan import Budget, Request, budget_from
 
 if TYPE_CHECKING:
+    from medseg.imaging.convert import Converted
     from medseg.inference.folder import Inferred
     from medseg.training.run import Trained
 
@@ -36,6 +38,8 @@ def plan(
     budget: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    series: Sequence[str] = (),
+    options: ReadOptions | None = None,
 ) -> Iterator[Event | Planned]:
     """Look at the labelled scans in `data`, decide, and prepare them in `run`."""
     from medseg.compute import choose_device, device_kind
@@ -54,6 +58,8 @@ def plan(
         budget=budget_from(budget) if budget is not None else Budget(),
         device=device_kind(device),
         seed=seed,
+        series=tuple(series),
+        options=options or ReadOptions(),
     )
     yield from plan_dataset(data, run, request, partial(measure_step, device=choose_device(device)))
 
@@ -86,12 +92,35 @@ def train(
     yield from training.train(run, wanted, allowed, where, started=began)
 
 
-def infer(run: Path, scans: Path, out: Path, device: str = "auto") -> Iterator[Event | Inferred]:
-    """Predict every scan under `scans` with all finished folds of `run`."""
+def infer(
+    run: Path,
+    scans: Path,
+    out: Path,
+    device: str = "auto",
+    formats: Sequence[str] = (),
+    series: Sequence[str] = (),
+    codes: Path | None = None,
+    options: ReadOptions | None = None,
+) -> Iterator[Event | Inferred]:
+    """Predict every scan under `scans` with all finished folds of `run`; results in `formats`."""
     from medseg.compute import choose_device
-    from medseg.inference.folder import infer_folder
+    from medseg.imaging.writing.codes import read_codes
+    from medseg.inference.folder import Asked, infer_folder
 
-    yield from infer_folder(run, scans, out, choose_device(device))
+    own = read_codes(codes) if codes is not None else {}
+    asked = Asked(tuple(formats), tuple(series), own, options or ReadOptions())
+    yield from infer_folder(run, scans, out, choose_device(device), asked)
+
+
+def read_options(allow_gaps: bool = False, suv: bool = False, prefer: str = "") -> ReadOptions:
+    """How scans are read, from what was typed.
+
+    Raises:
+        InputError: `prefer` is neither sform nor qform.
+    """
+    if prefer not in ("", "sform", "qform"):
+        raise InputError(f"--prefer {prefer} is no choice", fix="give sform or qform")
+    return ReadOptions(allow_gaps=allow_gaps, suv=suv, prefer=prefer)
 
 
 def evaluate(predictions: Path, references: Path, out: Path, tolerance_mm: float = 1.0) -> Iterator[Event | Evaluation]:
@@ -99,6 +128,35 @@ def evaluate(predictions: Path, references: Path, out: Path, tolerance_mm: float
     yield from evaluate_folders(predictions, references, out, tolerance_mm)
 
 
-def inspect(path: Path) -> Inspection:
+def convert(
+    source: Path,
+    target: Path,
+    to: str = "",
+    like: Path | None = None,
+    names: str = "",
+    modality: str = "",
+    series: str = "",
+    options: ReadOptions | None = None,
+) -> Converted:
+    """Convert a scan, labels or a data set; what is written is read back."""
+    from medseg.imaging.convert import Wish
+    from medseg.imaging.convert import convert as converted
+
+    wish = Wish(to, like, _names(names), modality.upper(), series, options or ReadOptions())
+    return converted(source, target, wish)
+
+
+def _names(text: str) -> dict[int, str]:
+    """`1=liver, 2=kidney` as values and names."""
+    named = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        value, equals, name = (word.strip() for word in part.partition("="))
+        if not (equals and name and value.isdecimal() and int(value) > 0) or int(value) in named:
+            raise InputError(f"--names {text} cannot be used", fix="write it as '1=liver, 2=kidney'")
+        named[int(value)] = name
+    return named
+
+
+def inspect(path: Path, options: ReadOptions | None = None, headers: bool = False) -> Iterator[Event | Inspection]:
     """Look at everything at `path`: cases or scans, their geometry, and what is wrong with them."""
-    return look(path, secrets.token_bytes(16))
+    yield from look(path, secrets.token_bytes(16), options, headers)

@@ -1,6 +1,7 @@
 """Front door of planning: look at every case, decide, say why, prepare the cache.
 
 RUN/plan.json  fingerprint.json  splits.json  cache/fingerprint/<case>.json  cache/<configuration>/<case>.*
+    case_map.json    mode 0600: the key of the names of DICOM cases, and where these came from
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 from medseg.errors import InputError, MedsegError, RunError
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, read_record, write_record
-from medseg.imaging.dataset import Case, Dataset, find_dataset
-from medseg.imaging.nifti import read_grid
+from medseg.imaging.dataset import DICOM, Case, Dataset, find_dataset
+from medseg.imaging.naming import CaseMap, MappedCase, read_case_map
+from medseg.imaging.reading import shape_of
 from medseg.parallel import Done, local_executor, over_cases
 from medseg.planning import rules
 from medseg.planning.check import odd_cases
@@ -51,15 +53,56 @@ def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> I
         ResourceError: `run` cannot be written to.
     """
     rules.check_spacing(request.spacing)
-    dataset = find_dataset(data)
+    case_map = read_case_map(run)
+    dataset = find_dataset(data, case_map.secret, request.options, request.series)
+    where = DICOM if dataset.layout == "dicom" else data
+    if dataset.ignore is not None:
+        what = "has an ignore label, which training does not support yet"
+        raise InputError(what, where, "leave these cases out, or give its voxels a structure")
     output_folder(run)
-    failed: dict[str, str] = {}
-    for left in dataset.left:
-        if left.broken:
-            failed[left.where] = left.reason
-        yield Note(f"not used: {left.where}: {left.reason}", warning=True)
-
+    _remember(run, case_map, dataset)
+    failed = {left.where: left.reason for left in dataset.left if left.broken}
     looked: list[CaseFingerprint] = []
+    yield from _look(dataset, run, failed, looked)
+    fingerprint = merged(*(Fingerprint(cases=(c,)) for c in looked if c.case not in failed))
+    _refuse_bad(fingerprint, failed, where)
+
+    before = read_record(run / "plan.json", Plan) if (run / "plan.json").is_file() else None
+    plan = _plan(dataset, before, fingerprint, request, measure)
+    if before not in (None, plan) and _is_trained(run):
+        raise RunError("holds folds that were trained by another plan", run, "plan into a new folder")
+    _write_cases(run, fingerprint, request.seed)
+    write_record(run / "plan.json", plan)
+    yield Note(f"plan {'stands' if before == plan else 'written'}: {plan.chosen.upper()}, {run / 'plan.json'}")
+
+    yield from _prepare(dataset, run, fingerprint, plan, failed)
+    prepared = Fingerprint(cases=tuple(c for c in fingerprint.cases if c.case not in failed))
+    if prepared != fingerprint:
+        _refuse_bad(prepared, failed, where)
+        _write_cases(run, prepared, request.seed)  # training must not wait for what is not there
+    yield Planned(run, plan, len(prepared.cases), failed)
+
+
+def _remember(run: Path, case_map: CaseMap, dataset: Dataset) -> None:
+    """Keep, in private, the key of the names of DICOM cases, and where they came from."""
+    mapped = {
+        case.name: MappedCase(paths=tuple(str(path.resolve()) for path in case.files), names=(folder.name,))
+        for case in dataset.cases
+        if case.images[0].format == "dicom"
+        for folder in [case.images[0].paths[0].parent]
+    }
+    path, cases = run / "case_map.json", {**case_map.cases, **mapped}
+    keyed = mapped or dataset.layout == "manifest"  # the names of its patients are keyed as well
+    if keyed and not (path.is_file() and case_map.cases == cases):
+        write_record(path, CaseMap(key=case_map.key, cases=cases), private=True)
+
+
+def _look(dataset: Dataset, run: Path, failed: dict[str, str], looked: list[CaseFingerprint]) -> Iterator[Event]:
+    """Look at every case; into `looked` what was seen, and into `failed` those that cannot be used."""
+    for left in dataset.left:
+        yield Note(f"not used: {left.where}: {left.reason}", warning=True)
+    if dataset.regions:
+        yield Note(f"regions ({', '.join(dataset.regions)}) are not trained as such: the plain labels below them are")
     told = replace(dataset, cases=(), left=())  # all that a worker needs: jobs stay small however many cases there are
     jobs = [FingerprintJob(case, told, run / "cache" / "fingerprint") for case in dataset.cases]
     yield Stage("look", len(jobs), f"reading {len(jobs)} cases")
@@ -73,34 +116,20 @@ def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> I
             failed[result.case.case.name] = result.reason
             yield _set_aside(result.case.case.name, result.reason)
         yield Advanced(n, result.case.case.name)
+    for case in sorted(looked, key=lambda c: c.case):
+        for note in case.notes:
+            yield Note(f"{case.case}: {note}")
     for finding in odd_cases(looked):
         yield Note(f"{'set aside' if finding.bad else 'look at'}: {finding.case}: {finding.what}", warning=True)
         if finding.bad:
             failed[finding.case] = finding.what
-    fingerprint = merged(*(Fingerprint(cases=(c,)) for c in looked if c.case not in failed))
-    _refuse_bad(fingerprint, failed, data)
-
-    before = read_record(run / "plan.json", Plan) if (run / "plan.json").is_file() else None
-    plan = _plan(dataset, before, fingerprint, request, measure)
-    if before not in (None, plan) and _is_trained(run):
-        raise RunError("holds folds that were trained by another plan", run, "plan into a new folder")
-    _write_cases(run, fingerprint, request.seed)
-    write_record(run / "plan.json", plan)
-    yield Note(f"plan {'stands' if before == plan else 'written'}: {plan.chosen.upper()}, {run / 'plan.json'}")
-
-    yield from _prepare(dataset, run, fingerprint, plan, failed)
-    prepared = Fingerprint(cases=tuple(c for c in fingerprint.cases if c.case not in failed))
-    if prepared != fingerprint:
-        _refuse_bad(prepared, failed, data)
-        _write_cases(run, prepared, request.seed)  # training must not wait for what is not there
-    yield Planned(run, plan, len(prepared.cases), failed)
 
 
 def _set_aside(case: str, reason: str) -> Note:
     return Note(f"set aside: {reason if case in reason else f'{case}: {reason}'}", warning=True)
 
 
-def _refuse_bad(fingerprint: Fingerprint, failed: dict[str, str], data: Path) -> None:
+def _refuse_bad(fingerprint: Fingerprint, failed: dict[str, str], data: Path | str) -> None:
     total = len(fingerprint.cases) + len(failed)
     if len(failed) > MOST_BAD * total:
         first = next(iter(failed.values()))
@@ -149,9 +178,16 @@ def _write_cases(run: Path, fingerprint: Fingerprint, seed: int) -> None:
 
 
 def splits(fingerprint: Fingerprint, seed: int, folds: int = FOLDS) -> Splits:
-    """The folds of the cross-validation."""
-    parts = rules.split_folds([c.case for c in fingerprint.cases], folds, seed)
-    return Splits(seed=seed, folds=tuple(Fold(train=train, validation=validation) for train, validation in parts))
+    """The folds of the cross-validation; all cases of a patient are in the same part."""
+    cases: dict[str, list[str]] = {}
+    for case in fingerprint.cases:
+        cases.setdefault(case.patient or case.case, []).append(case.case)
+
+    def of(patients: Sequence[str]) -> tuple[str, ...]:
+        return tuple(sorted(name for patient in patients for name in cases[patient]))
+
+    parts = rules.split_folds(list(cases), folds, seed)
+    return Splits(seed=seed, folds=tuple(Fold(train=of(train), validation=of(rest)) for train, rest in parts))
 
 
 def _prepare(
@@ -189,12 +225,16 @@ def _largest(cases: Sequence[Case]) -> float:
     """Voxels, times channels, of the case with the largest file: what looking at one case needs memory for."""
     if not cases:
         return 0.0
-    case = max(cases, key=lambda c: c.images[0].stat().st_size)
+    case = max(cases, key=lambda c: _size(c.images[0].paths))
     try:
-        return float(math.prod(read_grid(case.images[0]).shape) * len(case.images))
+        return float(math.prod(shape_of(case.images[0])) * len(case.images))
     except MedsegError:
         return 0.0  # it will fail by name when its turn comes
 
 
 def _bytes(cases: Sequence[Case]) -> float:
-    return float(sum(path.stat().st_size for case in cases for path in case.images))
+    return float(sum(_size(source.paths) for case in cases for source in case.images))
+
+
+def _size(paths: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import InputError, MedsegError
-from medseg.files import Record, read_record, sha256, write_record
-from medseg.imaging.dataset import Case, Dataset, check_channels, check_pair, read_case_image, read_case_label
+from medseg.files import Record, read_record, write_record
+from medseg.imaging.dataset import Case, Dataset, case_digest, read_case
 from medseg.preprocessing.crop import nonzero_box, slices
 from medseg.preprocessing.orientation import turn_to_ras, turned, turned_numbers
 
@@ -39,10 +39,15 @@ class Structure(Record):
 
 
 class CaseFingerprint(Record):
-    """One case, in RAS axes; `key` is a digest of its files and label values: an unchanged case is not read again."""
+    """One case, in RAS axes; `key` is a digest of all that it was read from: an unchanged case is not read again.
+
+    `patient` is a name that tells nothing of a person; cases of one patient are never in both parts of a fold. `notes`
+    says what was mended or left on reading.
+    """
 
     version: int
     case: str
+    patient: str = ""
     key: str
     orientation: str
     spacing_mm: tuple[float, float, float]
@@ -50,6 +55,7 @@ class CaseFingerprint(Record):
     cropped: tuple[int, int, int]
     channels: tuple[Sketch, ...]
     structures: tuple[Structure, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Fingerprint(Record):
@@ -88,18 +94,14 @@ def fingerprint_case(job: FingerprintJob) -> CaseFingerprint:
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
     kept = job.folder / f"{job.case.name}.json"
-    files = sha256([*job.case.images, job.case.label], job.case.name)
-    key = hashlib.sha256(f"{sorted(job.dataset.labels)} {files}".encode()).hexdigest()
+    key = hashlib.sha256(f"{job.case.patient} {case_digest(job.case, job.dataset)}".encode()).hexdigest()
     stands = _standing(kept, key)
     if stands is not None:
         return stands
-    channels = [read_case_image(job.case, index) for index in range(len(job.case.images))]
-    check_channels(channels, job.case.name)
-    labels = read_case_label(job.case, job.dataset)
-    check_pair(channels[0], labels, job.case)
-    grid = channels[0].grid
+    readings, labels, notes = read_case(job.case, job.dataset)
+    grid = readings[0].volume.grid
     turn = turn_to_ras(grid)
-    image = np.stack([turned(v.array, turn) for v in channels])
+    image = np.stack([turned(reading.volume.array, turn) for reading in readings])
     box = nonzero_box(image)
     label = turned(np.asarray(labels.array), turn)
     x, y, z = (stop - start for start, stop in box)
@@ -107,6 +109,7 @@ def fingerprint_case(job: FingerprintJob) -> CaseFingerprint:
     record = CaseFingerprint(
         version=VERSION,
         case=job.case.name,
+        patient=job.case.patient,
         key=key,
         orientation="".join(grid.axcodes),
         spacing_mm=turned_numbers(grid.spacing_mm, turn),
@@ -114,6 +117,7 @@ def fingerprint_case(job: FingerprintJob) -> CaseFingerprint:
         cropped=(x, y, z),
         channels=tuple(_sketch(channel[label > 0]) for channel in image),
         structures=_structures(label[slices(box)], grid.voxel_ml),
+        notes=notes,
     )
     write_record(kept, record)
     return record

@@ -7,6 +7,7 @@ from typing import Literal
 
 from medseg.errors import InputError
 from medseg.files import Record
+from medseg.imaging.source import ReadOptions
 from medseg.networks.topology import NetworkSettings
 from medseg.preprocessing.settings import PreprocessingSettings
 
@@ -96,7 +97,10 @@ class Configuration(Record):
 
 
 class Request(Record):
-    """What the user asked of planning: kept, so that the same command can tell that its work is done."""
+    """What the user asked of planning: kept, so that the same command can tell that its work is done.
+
+    options: how scans are read. series: a rule for each channel that selects DICOM volumes.
+    """
 
     spacing: str = "isotropic"
     dims: Literal["auto", "2d", "3d"] = "auto"
@@ -104,6 +108,8 @@ class Request(Record):
     budget: Budget = Budget()
     device: Literal["cpu", "cuda"] = "cpu"
     seed: int = 0
+    options: ReadOptions = ReadOptions()
+    series: tuple[str, ...] = ()
 
 
 class Plan(Record):

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import InputError, MedsegError, RunError
-from medseg.files import Output, Record, output_of, outputs_stand, read_record, sha256, write_record, written_whole
-from medseg.imaging.dataset import Case, Dataset, check_pair, read_case_image, read_case_label
+from medseg.files import Output, Record, output_of, outputs_stand, read_record, write_record, written_whole
+from medseg.imaging.dataset import Case, Dataset, case_digest, read_case
 from medseg.imaging.volume import LabelMap
 from medseg.preprocessing.prepare import Undo, prepare, prepare_labels
 from medseg.preprocessing.settings import PreprocessingSettings
@@ -66,10 +66,8 @@ def prepare_case(job: CacheJob) -> CachedCase:
     if stands is not None and stands.key == key:
         return stands
     manifest.unlink(missing_ok=True)  # from here on the case counts as not prepared
-    channels = [read_case_image(job.case, index) for index in range(len(job.case.images))]
-    labels = read_case_label(job.case, job.dataset)
-    check_pair(channels[0], labels, job.case)
-    prepared = prepare(channels, job.settings)
+    readings, labels, _ = read_case(job.case, job.dataset)
+    prepared = prepare([reading.volume for reading in readings], job.settings)
     classes = prepare_labels(labels, prepared.undo, sorted(job.dataset.labels))
     written = (
         _save(job, "image", _smallest(prepared.image_CXYZ)),
@@ -91,12 +89,11 @@ def prepare_case(job: CacheJob) -> CachedCase:
 
 
 def cache_key(job: CacheJob) -> str:
-    """A digest of all that the prepared case depends on: the bytes of its files, the labels and the settings."""
+    """A digest of all that the prepared case depends on: the case as it is read, and the settings."""
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
-    told = json.dumps([VERSION, sorted(job.dataset.labels), job.settings.model_dump()], sort_keys=True)
-    files = sha256([*job.case.images, job.case.label], job.case.name)
-    return hashlib.sha256((told + files).encode()).hexdigest()
+    told = json.dumps([VERSION, job.settings.model_dump(), case_digest(job.case, job.dataset)], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def settings_digest(settings: PreprocessingSettings) -> str:

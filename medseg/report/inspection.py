@@ -7,25 +7,31 @@ from medseg.report.table import Table
 
 
 def inspection_table(found: Inspection) -> Table:
-    """Geometry, labels and problems of each case."""
-    labelled = bool(found.layout)
+    """Geometry, labels, verdicts and problems of each case or volume."""
+    labelled, judged = bool(found.layout), any(look.verdict for look in found.cases)
     columns = (
         "case" if labelled else "scan",
         "what",
+        *(("verdict",) if judged else ()),
         "shape",
         "spacing mm",
         "axes",
         *(("labels",) if labelled else ()),
-        "problems",
+        "look at",
     )
-    remarks = [f"not used: {left.where}: {left.reason}" for left in found.left]
+    remarks = [f"region {name}: {', '.join(map(str, values))}" for name, values in found.regions.items()]
+    remarks += [f"ignored label: {found.ignore}"] if found.ignore is not None else []
+    remarks += [f"not used: {left.where}: {left.reason}" for left in found.left]
     wrong = sum(bool(look.problems) for look in found.cases)
     remarks.append(f"{len(found.cases)} {'cases' if labelled else 'scans'}, {wrong} with problems")
     title = f"{found.name}: {found.layout} data set, channels {', '.join(found.channels)}" if labelled else found.name
-    return Table(title, columns, tuple(_row(look, labelled) for look in found.cases), tuple(remarks))
+    rows = tuple(_row(look, labelled, judged) for look in found.cases)
+    return Table(title, columns, rows, tuple(remarks))
 
 
-def _row(look: Look, labelled: bool) -> tuple[str, ...]:
+def _row(look: Look, labelled: bool, judged: bool) -> tuple[str, ...]:
     shape, spacing = " x ".join(map(str, look.shape)), " x ".join(f"{s:.3g}" for s in look.spacing_mm)
+    verdict = (look.verdict,) if judged else ()
     labels = (", ".join(look.labels),) if labelled else ()
-    return look.name, look.source, shape, spacing, look.orientation, *labels, "; ".join(look.problems)
+    remarks = "; ".join((*look.problems, *look.notes))
+    return look.name, look.source, *verdict, shape, spacing, look.orientation, *labels, remarks

@@ -84,7 +84,7 @@ def test_infer_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         code, out, err = call(capsys, "infer", run, tmp_path / "more", "-o", out_folder, *more)
         assert code == 1
         assert err.splitlines()[-1].startswith("medseg: 1 case(s) failed: broken; ")
-        assert "warning: broken failed: cannot be read as NIfTI" in err
+        assert "warning: broken failed: [NOT_NIFTI]" in err
     assert len(strictly(out)["cases"]) == 6
     (out_folder / "case0.nii.gz").write_bytes(b"no labels")
     code, out, err = call(capsys, "evaluate", out_folder, labels, "-o", tmp_path / "scores", "--json")

@@ -111,10 +111,10 @@ def flat(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (shape, "its label has shape (16, 16, 15), its image (16, 16, 16)"),
-        (affine, "its label lies up to"),
+        (shape, "its labels have the shape (16, 16, 15), its scan (16, 16, 16)"),
+        (affine, "[OTHER_GRID] its labels lie up to"),
         (unknown, "which the dataset does not name"),
-        (cut, "is cut short or damaged"),
+        (cut, "[TRUNCATED]"),
         (flat, "is a single slice"),
     ],
 )
@@ -246,9 +246,9 @@ def test_scans_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("text")
     line = alone(capsys, "infer", run, tmp_path / "text", "-o", tmp_path / "out")
-    assert "holds no scan (a.txt: is neither NIfTI nor DICOM); give a NIfTI file" in line
+    assert "holds no scan that can be used (a.txt: is neither an image file nor DICOM); give a NIfTI" in line
     line = alone(capsys, "infer", run, tmp_path / "text" / "a.txt", "-o", tmp_path / "out")
-    assert "is neither NIfTI nor DICOM" in line
+    assert "is neither an image file nor DICOM" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -87,7 +87,7 @@ def test_bad_cases_are_named_and_the_others_go_on(places):
     write(predictions / "b.nii.gz", offset=5.0)
     events, evaluation = run(predictions, references, out)
     assert sorted(evaluation.failed) == ["a", "b"]
-    assert evaluation.failed["a"].startswith("prediction: cannot be read as NIfTI")
+    assert evaluation.failed["a"].startswith("prediction: [NOT_NIFTI] is not a NIfTI file")
     assert "lie 5 mm apart" in evaluation.failed["b"]
     assert str(predictions) not in evaluation.json.read_text()
     status = {(row.case, row.status) for row in evaluation.scores.scores}

@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 
 from medseg.errors import InputError
-from medseg.imaging.inspect import Inspection, inspect
+from medseg.events import Event
+from medseg.imaging.inspect import Inspection
+from medseg.imaging.inspect import inspect as looking
 from tests.imaging.build import PATIENT, save_all, some_image, some_label, some_series, write_nifti
 from tests.imaging.test_dataset import decathlon
 
 KEY = b"secret"
+
+
+def inspect(path: Path, key: bytes, headers: bool = False) -> Inspection:
+    *events, found = looking(path, key, headers=headers)
+    assert all(isinstance(event, Event) for event in events)
+    assert isinstance(found, Inspection)
+    return found
 
 
 def test_a_dataset_and_its_problems(tmp_path: Path) -> None:
@@ -27,12 +36,12 @@ def test_a_dataset_and_its_problems(tmp_path: Path) -> None:
     assert (seen.name, seen.layout, seen.channels) == ("Task03", "decathlon", ("CT",))
     problems = {case.name: " | ".join(case.problems) for case in seen.cases}
     assert problems["liver_0"] == ""
-    assert "cannot be read" in problems["liver_1"]
+    assert "[TRUNCATED]" in problems["liver_1"]
     assert "its label is empty" in problems["liver_2"]
     assert "value(s) 9" in problems["liver_3"]
-    assert "mm away from its image" in problems["liver_4"]
+    assert "mm away from their places" in problems["liver_4"]
     assert "single slice" in problems["liver_5"]
-    assert "has shape" in problems["liver_5"]
+    assert "have the shape" in problems["liver_5"]
     assert "same value" in problems["liver_6"]
     assert [remark.where for remark in seen.left] == ["liver_7"]
     first = seen.cases[0]
@@ -50,8 +59,13 @@ def test_scans_and_their_problems(tmp_path: Path) -> None:
     seen = inspect(tmp_path / PATIENT, KEY)
     assert seen.layout == ""
     by_source = {case.source: case for case in seen.cases}
-    assert by_source["DICOM CT series, 4 images"].orientation == "LPS"
-    assert by_source["DICOM CT series, 5 images"].problems[0].startswith("[GAP]")
+    good, bad = by_source["DICOM CT series, 4 images"], by_source["DICOM CT series, 5 images"]
+    assert (good.verdict, good.orientation, good.problems) == ("OK", "LPS", ())
+    assert bad.verdict == "REFUSED(GAP)"
+    assert bad.problems[0].startswith("[GAP]")
+    assert [case.verdict for case in inspect(tmp_path / PATIENT, KEY, headers=True).cases] == [
+        case.verdict for case in seen.cases
+    ]
     assert not [part for part in (*PATIENT.split("^"), str(tmp_path)) if part in seen.model_dump_json()]
 
 

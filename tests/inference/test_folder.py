@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from medseg.errors import InputError, ResourceError, RunError
 from medseg.events import Note
 from medseg.files import read_record
+from medseg.imaging.naming import CaseMap
 from medseg.imaging.nifti import read_labels
 from medseg.inference import folder as inference
 from medseg.inference.folder import Inferred, infer_folder
-from medseg.inference.records import CaseMap, Predictions
+from medseg.inference.records import Predictions
 from tests.imaging.build import PATIENT, ROOT_UID, save_all, some_series, write_nifti
 from tests.tiny import CPU, blobs, configuration, untrained_run
 
@@ -60,7 +61,7 @@ def test_a_folder_of_nifti(tmp_path: Path) -> None:
     assert said["failed"] == []
     for case in said["cases"]:
         assert case["input"] == f"{case['case']}_0000.nii.gz"
-        labels = read_labels(out / case["output"])
+        labels = read_labels(out / case["outputs"][0]["name"])
         for name, ml in case["volumes_ml"].items():
             value = {"blob1": 1, "blob2": 2}[name]
             assert ml == pytest.approx((labels.array == value).sum() / 1000)
@@ -181,7 +182,7 @@ def test_a_dicom_series(tmp_path: Path) -> None:
     (case,) = inferred.predictions.cases
     assert case.case.startswith("case-")
     assert case.input == "DICOM CT series, 12 images"
-    labels = read_labels(out / case.output)
+    labels = read_labels(out / case.outputs[0].name)
     assert labels.grid.shape == (6, 5, 12)
     for at in ((0, 0, 0), (5, 4, 11)):
         np.testing.assert_allclose((labels.grid.affine @ [*at, 1])[:3], series.world_ras(*at), atol=1e-4)
@@ -191,7 +192,8 @@ def test_a_dicom_series(tmp_path: Path) -> None:
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     (mapped,) = read_record(private, CaseMap).cases.values()
     assert len(mapped.paths) == 12
-    for file in (p for p in out.rglob("*") if p.is_file() and p != private):
+    assert (out / f"{case.case}.seg.dcm").is_file()
+    for file in (p for p in out.rglob("*") if p.is_file() and p != private and p.suffix != ".dcm"):
         content = file.read_bytes() if file.suffix != ".gz" else bytes(nib.load(file).header.binaryblock)
         for secret in ("Müller", "Jörg", "12345678", ROOT_UID, str(tmp_path)):
             assert secret.encode() not in content, file
@@ -229,11 +231,11 @@ def test_wrong_use(tmp_path: Path) -> None:
 def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
 
-    def full(image: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def full(image: Any, stream: Any) -> None:
+        stream.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nib, "save", full)
+    monkeypatch.setattr(nib.Nifti1Image, "to_stream", full)
     with pytest.raises(ResourceError, match="no space left on device; free some space"):
         infer(run, scans, out)
     monkeypatch.undo()

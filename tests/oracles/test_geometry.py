@@ -86,7 +86,7 @@ def test_a_built_series_lies_where_simpleitk_puts_it(tmp_path: Path, seed: int) 
         5, seed, row=turn[:, 0], column=turn[:, 1], first_mm=rng.uniform(-300, 300, 3), intercepts=[-1024.0]
     )
     save_all(built.datasets(), tmp_path, rng.permutation(5).tolist())
-    same(read_scan(find_scans(tmp_path, KEY).scans[0])[0], read_by_sitk(tmp_path))
+    same(read_scan(find_scans(tmp_path, KEY).scans[0])[0].volume, read_by_sitk(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_a_built_series_lies_where_simpleitk_puts_it(tmp_path: Path, seed: int) 
 )
 def test_a_real_series_lies_where_simpleitk_puts_it(real_data: Path, series: str) -> None:
     (scan,) = find_scans(real_data / series, KEY).scans
-    same(read_scan(scan)[0], read_by_sitk(real_data / series))
+    same(read_scan(scan)[0].volume, read_by_sitk(real_data / series))
 
 
 def test_a_real_pet_keeps_the_slope_of_each_slice(real_data: Path) -> None:
     (scan,) = find_scans(real_data / "dicom_ct_pet/PET/dicom/image", KEY).scans
-    (volume,) = read_scan(scan)
+    volume = read_scan(scan)[0].volume
     image = read_by_sitk(real_data / "dicom_ct_pet/PET/dicom/image")
     assert volume.grid.deviation_mm(Grid(image.GetSize(), affine_of(image))) < 0.01
     assert np.allclose(volume.array, array_of(image), atol=1e-4)

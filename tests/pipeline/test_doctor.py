@@ -11,9 +11,19 @@ from medseg.pipeline.doctor import PACKAGES, doctor, known_bad
 def test_the_doctor_looks_at_everything(tmp_path: Path) -> None:
     findings = {f.what: f for f in doctor(tmp_path).findings}
     assert {*PACKAGES, "Python", "CPU", "GPU", "memory", "disk"} <= set(findings)
-    assert sum(what.startswith("DICOM, ") for what in findings) >= 5
+    codecs = {what: f for what, f in findings.items() if what.startswith("DICOM, ")}
+    assert {"DICOM, RLE", "DICOM, JPEG baseline", "DICOM, JPEG extended", "DICOM, JPEG lossless"} <= set(codecs)
+    assert {f.state for f in codecs.values()} == {"ok"}
     assert all(f.found for f in findings.values())
     assert findings["torch"].state == "ok"
+
+
+def test_a_missing_codec_is_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medseg.pipeline.doctor.available_codecs", lambda: {"RLE": True, "JPEG lossless": False})
+    findings = {f.what: f for f in doctor(tmp_path).findings}
+    assert findings["DICOM, RLE"].state == "ok"
+    assert findings["DICOM, JPEG lossless"].state == "warning"
+    assert 'pip install "imagecodecs' in findings["DICOM, JPEG lossless"].found
 
 
 def test_known_faults() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from pydantic import ValidationError
 from medseg.errors import InputError, ResourceError, RunError
 from medseg.events import Advanced, Note, Stage
 from medseg.files import read_record, write_record
+from medseg.imaging.naming import read_case_map
+from medseg.imaging.source import ReadOptions
 from medseg.networks.topology import NetworkSettings
 from medseg.planning import dataset as module
 from medseg.planning.dataset import Planned, plan_dataset, splits
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Budget, Plan, Request, Splits
 from medseg.preprocessing.cache import load_cases
+from tests.imaging.labelled_build import box, label, series
 from tests.planning.build import alike
 from tests.preprocessing.build import describe, write_case, write_dataset
 
@@ -365,3 +369,77 @@ def test_cases_of_an_interrupted_plan_are_not_mixed_with_those_of_the_one_before
     now = read_record(run / "plan.json", Plan)
     with pytest.raises(RunError, match="not prepared"):
         load_cases(run / "cache" / "3d", ["case0", "case1", "case2"], now.configuration.preprocessing)
+
+
+def test_an_ignore_label_is_refused_and_regions_are_told(tmp_path):
+    data = write_dataset(tmp_path / "data", n=3)
+    said = json.loads((data / "dataset.json").read_text())
+    said["labels"] = {"background": 0, "whole": [1, 2], "lesion": 2}
+    (data / "dataset.json").write_text(json.dumps(said))
+    planned, notes = plan(data, tmp_path / "run")
+    assert planned.plan.names == {1: "rest of whole", 2: "lesion"}
+    assert any("regions (whole, lesion) are not trained as such" in note for note in notes)
+    said["labels"] |= {"ignore": 3}
+    (data / "dataset.json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match="has an ignore label, which training does not support yet"):
+        plan(data, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_cases_of_a_patient_are_never_in_both_parts(tmp_path):
+    data = write_dataset(tmp_path / "data", n=6)
+    lines = [f"c{i},images/case{i}.nii.gz,labels/case{i}.nii.gz,Mueller {i // 2}" for i in range(6)]
+    (data / "manifest.csv").write_text("\n".join(["case,image,label,patient", *lines]))
+    run = tmp_path / "run"
+    planned, _ = plan(data, run)
+    assert planned.prepared == 6
+    parts = read_record(run / "splits.json", Splits)
+    assert len(parts.folds) == 3
+    for fold in parts.folds:
+        assert {name[1:] for name in fold.validation} in ({"0", "1"}, {"2", "3"}, {"4", "5"})
+        assert len(fold.train) == 4
+    for path in run.rglob("*.json"):
+        assert "Mueller" not in path.read_text()
+    before = times(run / "cache")
+    plan(data, run)
+    assert times(run / "cache") == before
+
+
+def dicom(root: Path) -> Path:
+    for i in range(3):
+        volume = series(root / f"Mueller {i}" / "images", seed=i, patient=f"Mueller {i}")
+        label(root / f"Mueller {i}" / "labels.dcm", volume, box())
+    return root
+
+
+def test_labelled_dicom_is_planned_and_its_names_are_kept_in_private(tmp_path):
+    data, run = dicom(tmp_path / "data"), tmp_path / "run"
+    planned, notes = plan(data, run)
+    assert (planned.prepared, planned.failed, planned.plan.channels) == (3, {}, ("CT",))
+    assert planned.plan.dataset == "dicom"
+    kept = read_case_map(run)
+    assert stat.S_IMODE((run / "case_map.json").stat().st_mode) == 0o600
+    assert len(kept.cases) == 3
+    assert all(name.startswith("case-") and len(case.paths) == 7 for name, case in kept.cases.items())
+    for path in run.rglob("*.json"):
+        if path.name != "case_map.json":
+            assert "Mueller" not in path.read_text()
+    assert not any("Mueller" in str(path.relative_to(run)) for path in run.rglob("*"))
+    assert not any("Mueller" in note for note in notes)
+    before = times(run)
+    again, _ = plan(data, run)
+    assert (again.plan, read_case_map(run)) == (planned.plan, kept)
+    assert {name: t for name, t in times(run).items() if "cache" in name} == {
+        name: t for name, t in before.items() if "cache" in name
+    }
+
+
+def test_rules_and_options_are_kept_in_the_plan(tmp_path):
+    request = Request(series=("Modality=CT",), options=ReadOptions(allow_gaps=True))
+    data = dicom(tmp_path / "data")
+    planned, _ = plan(data, tmp_path / "run", request)
+    assert planned.prepared == 3
+    assert read_record(tmp_path / "run" / "plan.json", Plan).request == request
+    with pytest.raises(InputError, match="rule"):
+        plan(data, tmp_path / "other", Request(series=("nonsense",)))
+    assert not (tmp_path / "other").exists()

@@ -60,7 +60,7 @@ def test_an_unchanged_case_is_not_read_again(tmp_path, monkeypatch):
     (job,) = jobs(write_dataset(tmp_path / "data", n=1), tmp_path / "out")
     first = fingerprint_case(job)
     with monkeypatch.context() as blind:
-        blind.setattr(module, "read_case_image", lambda *_: pytest.fail("read again"))
+        blind.setattr(module, "read_case", lambda *_: pytest.fail("read again"))
         assert fingerprint_case(job) == first
     write_case(tmp_path / "data", "case0", seed=5)
     assert fingerprint_case(job).key != first.key
@@ -97,7 +97,7 @@ def test_a_lost_file_or_label_is_an_error_of_the_case(tmp_path):
     without = Case("case0", job.case.images, None, "case0")
     with pytest.raises(InputError, match="label"):
         fingerprint_case(FingerprintJob(without, job.dataset, job.folder))
-    job.case.images[0].unlink()
+    job.case.images[0].paths[0].unlink()
     with pytest.raises(MedsegError, match="case0"):
         fingerprint_case(job)
 

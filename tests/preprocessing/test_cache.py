@@ -56,7 +56,7 @@ def test_what_is_kept_is_what_prepare_gives(tmp_path):
     assert isinstance(case.image_CXYZ, np.memmap)
     assert not case.image_CXYZ.flags.writeable
     reference = load_reference(job.folder, case, NAMES)
-    given = read_labels(job.case.label)
+    given = read_labels(job.case.label.path)
     np.testing.assert_array_equal(reference.array, given.array)
     np.testing.assert_array_equal(reference.grid.affine, given.grid.affine)
     assert dict(reference.names) == NAMES
@@ -155,7 +155,7 @@ def test_killed_between_files_the_case_counts_as_not_prepared(tmp_path, monkeypa
 def test_half_precision_where_it_loses_nothing_that_matters(tmp_path, scale, dtype):
     job = a_job(tmp_path)
     values = np.linspace(-1, 1, 12 * 10 * 8, dtype=np.float32).reshape(12, 10, 8) * scale
-    write_volume(job.case.images[0], Volume(values, Grid((12, 10, 8), np.diag([1.0, 1, 2, 1]))))
+    write_volume(job.case.images[0].paths[0], Volume(values, Grid((12, 10, 8), np.diag([1.0, 1, 2, 1]))))
     ct = Normalisation(kind="ct", lower=-1e9, upper=1e9, mean=0, sd=1)
     settings = PreprocessingSettings(spacing_mm=(None, None, None), channels=(ct,))
     prepare_case(a_job(tmp_path, settings))
@@ -173,7 +173,7 @@ def test_a_case_without_label_or_with_a_lost_file_is_an_error_of_the_case(tmp_pa
     job = a_job(tmp_path)
     with pytest.raises(InputError, match="label"):
         prepare_case(CacheJob(Case("case0", job.case.images, None, "case0"), job.dataset, SETTINGS, job.folder))
-    job.case.images[0].unlink()
+    job.case.images[0].paths[0].unlink()
     with pytest.raises(MedsegError, match="case0"):
         prepare_case(job)
     assert not (job.folder / "case0.json").exists()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from medseg.imaging.inspect import inspect
+from medseg.imaging.inspect import Inspection
+from medseg.imaging.inspect import inspect as looking
 from medseg.inference.records import RESEARCH_USE, Prediction, Predictions, Unread
 from medseg.report.evaluation import scores_table
 from medseg.report.inference import predictions_table
@@ -14,6 +15,12 @@ from medseg.report.plan import plan_tables
 from medseg.report.table import Table, number
 from tests.pipeline.test_expect import scores
 from tests.tiny import configuration, plan_of, write_dataset
+
+
+def inspect(path: Path, key: bytes) -> Inspection:
+    *_, found = looking(path, key)
+    assert isinstance(found, Inspection)
+    return found
 
 
 def cells(table: Table) -> str:
@@ -59,10 +66,10 @@ def test_predictions_with_failures_and_warnings() -> None:
     done = Prediction(
         case="a",
         input="a.nii.gz",
-        output="a.nii.gz",
         seconds=1.25,
         volumes_ml={"liver": 12.345},
         warnings=("is odd", "is small"),
+        deviation_mm=0.0,
         key="",
         model="",
         outputs=(),
@@ -96,6 +103,6 @@ def test_inspection_of_labelled_cases_and_of_scans(tmp_path: Path) -> None:
     table = inspection_table(inspect(data, b"key"))
     assert "case0|" in cells(table)
     assert "|16 x 16 x 16|1 x 1 x 1|RAS|1, 2|" in cells(table)
-    assert "cannot be read as NIfTI" in table.rows[1][-1]
+    assert "[NOT_NIFTI]" in table.rows[1][-1]
     assert table.remarks[-1] == "2 cases, 1 with problems"
     assert inspection_table(inspect(data / "labels", b"key")).remarks[-1] == "2 scans, 0 with problems"

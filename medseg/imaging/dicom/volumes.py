@@ -49,12 +49,13 @@ class Frame:
 class SubVolume:
     """One volume of a series: everything in the series that belongs to one orientation, matrix, echo, phase, ...
 
-    `frames` lie in the order of `planes`; `grid` is the orthogonal grid on which it is read: its own voxels where the
-    verdict is OK or CHOOSE, a straightened one where TILT or GAP was FIXED. `planes` and `grid` are None where it was
-    refused without a geometry.
+    `frames` lie in the order of `planes`; `grid` is the orthogonal grid on which it is read: its own voxels, or a
+    straightened one where the verdict's codes hold TILT or GAP. `planes` and `grid` are None where it was refused
+    without a geometry.
     `tags` holds what selection rules may ask for, by DICOM keyword, several values joined by a backslash: it is
     private, since texts in it may name the patient. `shown` holds those that are safe to show. `differs` says in safe
     words what sets it apart from the other volumes of its series ("EchoTime 4.6").
+    `repeats` are copies of frames, to be compared with them on reading: each has the `uid` and `index` of its frame.
     """
 
     series_uid: str
@@ -72,6 +73,7 @@ class SubVolume:
     shown: Mapping[str, str]
     differs: str = ""
     checked: Literal["agrees", "unchecked"] = "unchecked"
+    repeats: tuple[Frame, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:

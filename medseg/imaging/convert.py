@@ -1,0 +1,222 @@
+"""One form of a scan, a segmentation or a dataset into another: `medseg convert`. Everything is read back and compared.
+
+| from | to |
+|---|---|
+| DICOM images (folder, zip) | NIfTI, NRRD, MHA |
+| NIfTI, NRRD, MHA | each other; a DICOM series (CT or MR) |
+| DICOM SEG, RTSTRUCT | NIfTI, .seg.nrrd, each other |
+| NIfTI, NRRD, .seg.nrrd labels | DICOM SEG, RTSTRUCT, .seg.nrrd |
+| Medical Decathlon | nnU-Net raw, and back |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, get_args
+
+import numpy as np
+
+from medseg.errors import GeometryError, InputError
+from medseg.imaging import itk, nifti
+from medseg.imaging.dataset import is_dataset
+from medseg.imaging.dicom.volumes import SubVolume
+from medseg.imaging.grid import Grid
+from medseg.imaging.label_files import label_kind, label_names_in, read_label_file
+from medseg.imaging.regrid import map_onto
+from medseg.imaging.restructure import decathlon_to_nnunet, nnunet_to_decathlon
+from medseg.imaging.scans import Scan, Wanted, find_scans, read_scan
+from medseg.imaging.source import Reading, ReadOptions
+from medseg.imaging.volume import LabelMap, Volume
+from medseg.imaging.writing.files import write_nifti
+from medseg.imaging.writing.nrrd import write_seg_nrrd
+from medseg.imaging.writing.result import Algorithm, Result, Written
+from medseg.imaging.writing.rtstruct import write_rtstruct
+from medseg.imaging.writing.seg import write_seg
+from medseg.imaging.writing.series import write_series
+
+Form = Literal["nifti", "nrrd", "mha", "dicom", "seg", "labelmap", "rtstruct", "seg.nrrd", "nnunet", "decathlon"]
+FORMS: tuple[str, ...] = get_args(Form)
+BY_SUFFIX: tuple[tuple[str, Form], ...] = (  # the first that fits
+    (".seg.nrrd", "seg.nrrd"),
+    (".rtstruct.dcm", "rtstruct"),
+    (".dcm", "seg"),
+    (".nii.gz", "nifti"),
+    (".nii", "nifti"),
+    (".nrrd", "nrrd"),
+    (".mha", "mha"),
+)
+OF_LABELS: dict[str, Callable[[Path, Result], Written]] = {
+    "seg": write_seg,
+    "labelmap": lambda path, result: write_seg(path, result, labelmap=True),
+    "rtstruct": write_rtstruct,
+    "seg.nrrd": write_seg_nrrd,
+    "nifti": write_nifti,
+}
+SAME_VALUES = 1e-6  # of the largest value: float32 rounding on the way through a file
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to convert into: `to` a form (empty: by the target's suffix), `like` the DICOM series that labels belong to,
+    `names` of label values, `modality` of a DICOM series to write, `series` the rule that picks one volume.
+    """
+
+    to: str = ""
+    like: Path | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+    modality: str = ""
+    series: str = ""
+    options: ReadOptions = field(default_factory=ReadOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was written, and the largest error of place that reading it back found."""
+
+    form: str
+    paths: tuple[Path, ...]
+    deviation_mm: float
+    notes: tuple[str, ...] = ()
+
+
+def convert(source: Path, target: Path, wish: Wish) -> Converted:
+    """Convert `source` into `target`.
+
+    Raises:
+        InputError: there is no such source, it is several volumes, or this cannot be converted into that.
+        GeometryError: what was read back is not what was written, or labels lie outside the series.
+        ResourceError: the target cannot be written to.
+    """
+    if not source.exists():
+        raise InputError("there is no such file or folder", source, "check the spelling")
+    form = _form(target, wish.to)
+    if form in ("nnunet", "decathlon"):
+        if not is_dataset(source):
+            raise InputError("is no dataset", source, "give a Medical Decathlon or nnU-Net raw folder")
+        deviation = (decathlon_to_nnunet if form == "nnunet" else nnunet_to_decathlon)(source, target)
+        return Converted(form, (target,), deviation)
+    _refuse_same(source, target)
+    kind = label_kind(source) if source.is_file() else None
+    named = kind is not None and label_names_in(source) is not None  # a file that names its structures holds labels
+    to_labels = form in ("seg", "labelmap", "rtstruct", "seg.nrrd") or named
+    with TemporaryDirectory(prefix="medseg-") as scratch:
+        if to_labels:
+            return _labels(source, target, form, wish, Path(scratch))
+        scan = _one_scan(source, wish, Path(scratch))
+        (reading,) = read_scan(scan, wish.options)
+    if form == "dicom":
+        return _series(reading, target, wish, scan)
+    path, deviation = _image(target, form, reading.volume)
+    return Converted(form, (path,), deviation, reading.notes)
+
+
+def _form(target: Path, to: str) -> str:
+    if to:
+        if to not in FORMS:
+            raise InputError(f"--to {to} is no form", fix=f"give one of {', '.join(FORMS)}")
+        return to
+    found = next((form for suffix, form in BY_SUFFIX if target.name.lower().endswith(suffix)), None)
+    if found is not None:
+        return found
+    if target.suffix:
+        raise InputError(f"a name that ends in {target.suffix} is of no form", target, f"give --to {'|'.join(FORMS)}")
+    return "dicom"
+
+
+def _refuse_same(source: Path, target: Path) -> None:
+    if source.resolve() == target.resolve() or (source.is_dir() and source.resolve() in target.resolve().parents):
+        raise InputError("lies within what is converted", target, "name another place")
+
+
+def _one_scan(source: Path, wish: Wish, scratch: Path) -> Scan:
+    """The one scan at `source`; a rule may be needed to pick it."""
+    found = find_scans(source, b"", Wanted(("image",), (wish.series,) if wish.series else (), wish.options), scratch)
+    if len(found.scans) > 1:
+        listed = "; ".join(scan.source for scan in found.scans[:5])
+        raise InputError(f"what is given holds {len(found.scans)} scans: {listed}", fix="give one, or --series RULE")
+    return found.scans[0]
+
+
+def _image(target: Path, form: str, volume: Volume) -> tuple[Path, float]:
+    stored = Volume(_smallest(volume), volume.grid)
+    if form == "nifti":
+        nifti.write_volume(target, stored)
+    else:
+        itk.write_itk_volume(target, stored)
+    back = nifti.read_volume(target) if form == "nifti" else itk.read_itk_volume(target)
+    return target, _compared(back, volume)
+
+
+def _smallest(volume: Volume) -> np.typing.NDArray[np.generic]:
+    """int16 where it holds every value, else float32."""
+    array = volume.array
+    whole = bool((array == np.rint(array)).all()) and float(np.abs(array).max(initial=0)) <= 32767
+    return array.astype(np.int16) if whole else array
+
+
+def _compared(back: Volume, meant: Volume) -> float:
+    deviation = back.grid.deviation_mm(meant.grid)
+    largest = float(np.abs(meant.array).max(initial=0.0))
+    if not back.grid.agrees(meant.grid):
+        raise GeometryError(f"[READ_BACK] what was written lies {deviation:.3g} mm from where it was")
+    if float(np.abs(back.array - meant.array).max(initial=0.0)) > SAME_VALUES * largest:
+        raise GeometryError("[READ_BACK] what was written holds other values than what was read")
+    return deviation
+
+
+def _series(reading: Reading, target: Path, wish: Wish, scan: Scan) -> Converted:
+    if wish.modality not in ("CT", "MR"):
+        raise InputError("a DICOM series needs to be told what it is", fix="give --modality CT or --modality MR")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError("is not empty", target, "name a new folder")
+    modality: Literal["CT", "MR"] = "CT" if wish.modality == "CT" else "MR"
+    written = write_series(target, reading.volume, modality, scan.name)
+    return Converted("dicom", written.paths, written.deviation_mm, (*reading.notes, *written.notes))
+
+
+def _labels(source: Path, target: Path, form: str, wish: Wish, scratch: Path) -> Converted:
+    if source.is_dir() or label_kind(source) is None:
+        raise InputError("is no file of labels", source, "give NIfTI, NRRD, MHA, DICOM SEG or RTSTRUCT")
+    if form not in OF_LABELS:
+        known = ", ".join(OF_LABELS)
+        raise InputError(f"labels cannot be converted into {form}", source, f"convert them into one of {known}")
+    volume = _like(wish, scratch)
+    own = label_names_in(source)
+    drawn = label_kind(source) in ("seg", "rtstruct")  # on slices, or on none: they take the grid of the series
+    labels = read_label_file(
+        source, volume.grid if drawn and volume is not None else None, own or dict(wish.names) or None
+    )
+    notes: tuple[str, ...] = ()
+    if volume is not None and volume.grid is not None:
+        labels, notes = _onto(labels, volume.grid)
+    if own and form == "nifti":
+        notes = (*notes, "values: " + ", ".join(f"{value} {name}" for value, name in sorted(own.items())))
+    result = Result(labels, labels.grid, volume, Algorithm("medseg convert", version("medseg")))
+    written = OF_LABELS[form](target, result)
+    return Converted(form, (written.path,), written.deviation_mm, notes)
+
+
+def _like(wish: Wish, scratch: Path) -> SubVolume | None:
+    if wish.like is None:
+        return None
+    volume = _one_scan(wish.like, wish, scratch).channels[0].dicom
+    if volume is None:
+        raise InputError("is no DICOM series", wish.like, "give the series that the labels belong to")
+    return volume
+
+
+def _onto(labels: LabelMap, grid: Grid) -> tuple[LabelMap, tuple[str, ...]]:
+    """Labels on the series' grid; the loss is told."""
+    if labels.grid.agrees(grid):
+        return labels, ()
+    moved = map_onto(labels, grid)
+    before = float(np.count_nonzero(labels.array)) * labels.grid.voxel_ml
+    after = float(np.count_nonzero(moved.array)) * grid.voxel_ml
+    if before > 0 and after == 0:
+        raise GeometryError("[OFF_GRID] the labels lie nowhere on the series", fix="give the series they were drawn on")
+    changed = f"labels were brought onto the series' grid: {before:.4g} ml became {after:.4g} ml"
+    return moved, () if abs(after - before) <= 1e-6 * before else (changed,)

@@ -1,0 +1,143 @@
+"""The geometry of a volume, computed a second time by other libraries; where they disagree, the volume is refused.
+
+Single images: SimpleITK (through GDCM, which shares no code with pydicom) says where the corners of each slice lie, and
+highdicom how the slices follow each other. Multi-frame objects: highdicom says the same of their frames. Only headers
+are read, and only when a volume is about to be used: this takes milliseconds a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+
+from medseg.imaging.dicom.headers import quiet
+from medseg.imaging.dicom.volumes import SubVolume, Verdict
+from medseg.imaging.grid import LPS_TO_RAS, Grid, Stored
+from medseg.imaging.planes import Planes
+
+Floats = npt.NDArray[np.float64]
+Items = Sequence[pydicom.Dataset]
+
+AGREES_MM = 0.01
+_PLACE = ["SOPClassUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"]
+_GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+
+
+def cross_checked(volume: SubVolume) -> SubVolume:
+    """The volume, `checked` as agreeing within 0.01 mm at every corner; or REFUSED(GEOMETRY_DISAGREES).
+
+    It stays `unchecked` where no other library can read its geometry, and as it was where it has none.
+    """
+    if not volume.verdict.usable or volume.planes is None or volume.grid is None:
+        return volume
+    with quiet():
+        found = [away for away in _disagreements_mm(volume, volume.planes, volume.grid) if away is not None]
+    if not found:
+        return volume
+    if max(found) > AGREES_MM:
+        said = f"another library places its corners {max(found):.2f} mm away"
+        return replace(volume, verdict=Verdict("REFUSED", ("GEOMETRY_DISAGREES",), said, "export the series again"))
+    return replace(volume, checked="agrees")
+
+
+def _disagreements_mm(volume: SubVolume, planes: Planes, grid: Grid) -> Iterator[float | None]:
+    """How far other libraries place corners from ours; None where one cannot tell."""
+    straight = not {"TILT", "GAP"} & set(volume.verdict.codes)
+    single = len(volume.paths) == len(volume.frames) and not any(frame.index for frame in volume.frames)
+    if single:
+        yield _slices(volume.paths, planes)
+    if not single and straight and len(volume.paths) == volume.of == 1:
+        yield _whole_object(volume.paths[0], grid)
+    if straight:
+        yield _stack(volume, grid)
+
+
+def _slices(paths: Sequence[Path], planes: Planes) -> float | None:
+    """Largest distance of the corners of single images, as SimpleITK reads them."""
+    import SimpleITK
+
+    columns, rows = planes.shape
+    index = np.array([(x, y) for x in (0, columns - 1) for y in (0, rows - 1)], dtype=np.float64)
+    steps = np.stack([planes.row * planes.spacing_mm[0], planes.column * planes.spacing_mm[1]])
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    most = 0.0
+    for path, position in zip(paths, planes.positions_mm, strict=True):
+        reader.SetFileName(str(path))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:  # a header that GDCM does not understand, or a path that it cannot open
+            return None
+        if reader.GetSize()[:2] != planes.shape:
+            return None
+        axes = np.array(reader.GetDirection()).reshape(3, 3)[:, :2] * reader.GetSpacing()[:2]
+        theirs = (np.array(reader.GetOrigin()) + index @ axes.T) @ LPS_TO_RAS[:3, :3]
+        most = max(most, float(np.linalg.norm(theirs - (position + index @ steps), axis=1).max()))
+    return most
+
+
+def _stack(volume: SubVolume, grid: Grid) -> float | None:
+    """Distance of the corners of the stack, as highdicom orders and spaces its slices."""
+    from highdicom import spatial
+
+    try:
+        places, orientation, pixel_spacing = _places(volume)
+        spacing, order = spatial.get_volume_positions(places, orientation, index_convention="RD")
+        if spacing is None or order is None:
+            return None
+        if list(order) != list(range(len(places))):
+            return float("inf")
+        lps = spatial.create_affine_matrix_from_attributes(places[0], orientation, pixel_spacing, float(spacing))
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):  # it lacks what highdicom asks for
+        return None
+    return grid.deviation_mm(Grid(grid.shape, LPS_TO_RAS @ lps, Stored("dicom")))
+
+
+def _places(volume: SubVolume) -> tuple[list[list[float]], list[float], list[float]]:
+    """Of each frame its position, and of all the orientation and the pixel spacing, LPS+ mm."""
+    known = {path: _read(path, [*_PLACE, *_GROUPS]) for path in volume.paths}
+    groups = [_groups_of(known[frame.path], frame.index) for frame in volume.frames]
+    positions = [_value(group, "PlanePositionSequence", "ImagePositionPatient") for group in groups]
+    orientation = _value(groups[0], "PlaneOrientationSequence", "ImageOrientationPatient")
+    return positions, orientation, _value(groups[0], "PixelMeasuresSequence", "PixelSpacing")
+
+
+def _read(path: Path, tags: list[str]) -> pydicom.Dataset:
+    return pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
+
+
+def _groups_of(dataset: pydicom.Dataset, index: int) -> Items:
+    """Where the values of a frame may stand: its own group, the shared one, the header."""
+    own: Items = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared: Items = dataset.get("SharedFunctionalGroupsSequence") or []
+    return (*own[index : index + 1], *shared[:1], dataset)
+
+
+def _value(groups: Items, sequence: str, keyword: str) -> list[float]:
+    for group in groups:
+        if sequence in group and keyword in group[sequence].value[0]:
+            return [float(v) for v in group[sequence].value[0][keyword].value]
+    return [float(v) for v in groups[-1][keyword].value]
+
+
+def _whole_object(path: Path, grid: Grid) -> float | None:
+    """Distance of the corners of a multi-frame object that is one volume, as highdicom reads it."""
+    import highdicom
+
+    try:
+        geometry = highdicom.imread(path, lazy_frame_retrieval=True).get_volume_geometry()
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError):  # it refuses much real data
+        return None
+    if geometry is None:
+        return None
+    slices, rows, columns = geometry.spatial_shape
+    affine = LPS_TO_RAS @ np.array(geometry.affine)[:, [2, 1, 0, 3]]
+    if affine[:3, 2] @ grid.affine[:3, 2] < 0:  # it may count the slices from the other end
+        affine[:3, 3] += (slices - 1) * affine[:3, 2]
+        affine[:3, 2] *= -1
+    return grid.deviation_mm(Grid((columns, rows, slices), affine, Stored("dicom")))

@@ -1,0 +1,169 @@
+"""Which volumes of a study are segmented: never a silent choice among equals.
+
+The unit is the study. Of its usable volumes the one that the rule asks for is taken, or the best by the default score
+(`dicom.select`), and the choice is told; where two are alike, none is taken and both are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from medseg.errors import InputError
+from medseg.imaging.case import Left
+from medseg.imaging.dicom.select import Rule, choose, parse_rule
+from medseg.imaging.dicom.volumes import SubVolume
+from medseg.imaging.naming import dicom_name
+from medseg.imaging.source import ReadOptions, Source
+
+ALL = "all"
+NO_VOLUME = {"LOCALIZER", "SCREEN", "PROJECTION"}  # meant for the eye: nothing is lost if they are left
+MODALITIES = {  # words in a channel's name -> modality
+    **dict.fromkeys(("ct", "cbct"), "CT"),
+    **dict.fromkeys(("mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t2", "t2w", "flair", "dwi", "adc"), "MR"),
+    **dict.fromkeys(("pet", "pt", "suv"), "PT"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a model wants: the names of its channels, a selection rule for each, and how to read.
+
+    Without `channels` every volume is a case of its own. `series` is empty (the default score decides), one rule a
+    channel, or `all`: every usable volume is a case (models of one channel).
+    """
+
+    channels: tuple[str, ...] = ()
+    series: tuple[str, ...] = ()
+    options: ReadOptions = field(default_factory=ReadOptions)
+
+    @property
+    def rules(self) -> tuple[Rule | None, ...]:
+        """A rule or None for each channel.
+
+        Raises:
+            InputError: a rule cannot be read, or there are not as many as channels.
+        """
+        n = max(len(self.channels), 1)
+        if not self.series:
+            return (None,) * n
+        if len(self.series) != n:
+            said = f"--series was given {len(self.series)} time(s), but the model has {n} channel(s)"
+            raise InputError(said, fix="give one rule for each channel, in their order")
+        return tuple(parse_rule(text) for text in self.series)
+
+
+@dataclass(frozen=True, slots=True)
+class DicomCase:
+    """A volume for each channel, and safe words for where they come from."""
+
+    name: str
+    channels: tuple[Source, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Cases, volumes that were left, and what was chosen among several."""
+
+    cases: tuple[DicomCase, ...]
+    left: tuple[Left, ...]
+    notes: tuple[str, ...]
+
+
+def modality_of(channel: str) -> str:
+    """The DICOM modality that a channel's name speaks of, or an empty text."""
+    words = channel.lower().replace("-", " ").replace("_", " ").split()
+    return next((MODALITIES[word] for word in words if word in MODALITIES), "")
+
+
+def volume_name(volume: SubVolume, key: bytes) -> str:
+    """The keyed name of one volume."""
+    return dicom_name(key, volume.series_uid if volume.of == 1 else f"{volume.series_uid}/{volume.number}")
+
+
+def told(volume: SubVolume) -> str:
+    """A volume in words that are safe to show."""
+    number = volume.shown.get("SeriesNumber", "")
+    words = f"DICOM {volume.modality} series{' ' + number if number else ''}, {len(volume.frames)} images"
+    return f"{words}, {volume.differs}" if volume.differs else words
+
+
+def pick(volumes: Sequence[SubVolume], key: bytes, wanted: Wanted) -> Picked:
+    """Choose the volumes to be segmented, study by study.
+
+    Raises:
+        InputError: a rule cannot be read, or there are not as many rules as channels.
+    """
+    if not wanted.channels or wanted.series == (ALL,):
+        return _every(volumes, key)
+    rules = wanted.rules
+    cases: list[DicomCase] = []
+    left: list[Left] = []
+    notes: list[str] = []
+    for members in _by_study(volumes).values():
+        chosen: list[SubVolume] = []
+        for channel, rule in zip(wanted.channels, rules, strict=True):
+            problem, note = _choose(members, chosen, channel, rule, key, len(wanted.channels))
+            left += problem
+            notes += note
+        if len(chosen) == len(wanted.channels):
+            sources = tuple(Source("dicom", volume.paths, dicom=volume) for volume in chosen)
+            cases.append(DicomCase(volume_name(chosen[0], key), sources, " + ".join(map(told, chosen))))
+            left += [Left(volume_name(v, key), _why_left(v)) for v in members if not any(v is c for c in chosen)]
+    return Picked(tuple(cases), tuple(left), tuple(notes))
+
+
+def _every(volumes: Sequence[SubVolume], key: bytes) -> Picked:
+    usable = [volume for volume in volumes if volume.verdict.usable]
+    cases = [DicomCase(volume_name(v, key), (Source("dicom", v.paths, dicom=v),), told(v)) for v in usable]
+    return Picked(tuple(cases), tuple(_refused(v, key) for v in volumes if not v.verdict.usable), ())
+
+
+def _by_study(volumes: Sequence[SubVolume]) -> Mapping[str, list[SubVolume]]:
+    studies: dict[str, list[SubVolume]] = {}
+    for volume in volumes:
+        studies.setdefault(volume.study_uid or volume.series_uid, []).append(volume)
+    return studies
+
+
+def _choose(
+    members: Sequence[SubVolume], chosen: list[SubVolume], channel: str, rule: Rule | None, key: bytes, n: int
+) -> tuple[list[Left], list[str]]:
+    """Append the channel's volume to `chosen`, or say why there is none."""
+    usable = [volume for volume in members if volume.verdict.usable]
+    if not usable:
+        return [_refused(volume, key) for volume in members], []
+    modality = modality_of(channel)
+    if n > 1 and rule is None:  # several channels: one without a rule is only known by its modality
+        usable = [volume for volume in usable if modality and volume.modality == modality]
+    choice = choose(usable, rule, modality)
+    name = volume_name(members[0], key)
+    if choice.volume is not None:
+        chosen.append(choice.volume)
+        alone = len(usable) == 1
+        return [], [] if alone else [f"{volume_name(choice.volume, key)}: of {len(usable)} volumes {choice.why}"]
+    if choice.candidates:
+        listed = "; ".join(_with_number(volume) for volume in choice.candidates[:6])
+        more = f" and {len(choice.candidates) - 6} more" if len(choice.candidates) > 6 else ""
+        reason = f"[CHOOSE] {len(choice.candidates)} volumes of its study are alike: {listed}{more}"
+        return [Left(name, f"{reason}; name one with --series RULE, or take each with --series all", True)], []
+    which = f" for channel {channel}" if n > 1 else ""
+    return [Left(name, f"[CHOOSE] of the {len(members)} volume(s) of its study{which}: {choice.why}", broken=True)], []
+
+
+def _with_number(volume: SubVolume) -> str:
+    return f"{told(volume)} (SeriesNumber={volume.shown.get('SeriesNumber', '?')})"
+
+
+def _refused(volume: SubVolume, key: bytes) -> Left:
+    verdict = volume.verdict
+    reason = f"{told(volume)}: [{', '.join(verdict.codes)}] {verdict.said}"
+    broken = not NO_VOLUME.intersection(verdict.codes)
+    return Left(volume_name(volume, key), f"{reason}; {verdict.fix}" if verdict.fix else reason, broken)
+
+
+def _why_left(volume: SubVolume) -> str:
+    if volume.verdict.usable:
+        return f"{told(volume)}: another volume of its study was taken"
+    return f"{told(volume)}: {volume.verdict} {volume.verdict.said}"
