@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,8 @@ from medseg.errors import InputError
 from medseg.files import sha256
 from medseg.imaging.case import Case, LabelFile
 from medseg.imaging.dicom.label_objects import Noted
+from medseg.imaging.formats import with_data
 from medseg.imaging.grid import Grid
-from medseg.imaging.itk import is_itk
-from medseg.imaging.itk_header import read_itk_header
 from medseg.imaging.label_files import placed, read_label_file_noted
 from medseg.imaging.label_values import read_renamed, unknown_values
 from medseg.imaging.reading import check_same_place, read_channels
@@ -135,15 +133,6 @@ def _joined(parts: Sequence[Labels], name: str) -> Labels:
     return whole
 
 
-def _with_data(files: Sequence[Path]) -> Iterator[Path]:
-    """The files, and those that hold the voxels of a header of its own (.mhd, .nhdr)."""
-    for path in files:
-        yield path
-        data = read_itk_header(path).data if is_itk(path) else path
-        if data != path:
-            yield data
-
-
 def case_digest(case: Case, dataset: Dataset) -> str:
     """Changes whenever reading the case would give something else: bytes of its files, what of them is read, and how.
 
@@ -153,5 +142,5 @@ def case_digest(case: Case, dataset: Dataset) -> str:
     parts = [(s.component, [frame.index for frame in s.dicom.frames] if s.dicom else []) for s in case.images]
     renames = [sorted(part.renames.items()) for part in case.label.parts] if case.label else []
     told = [parts, renames, sorted(dataset.labels), dataset.ignore, dataset.options.model_dump()]
-    files = sha256(_with_data(case.files), case.name)
+    files = sha256(with_data(case.files), case.name)
     return hashlib.sha256((json.dumps(told, sort_keys=True) + files).encode()).hexdigest()

@@ -42,6 +42,7 @@ __all__ = [
     "check_pair",
     "find_dataset",
     "is_dataset",
+    "is_file_dataset",
     "read_case",
     "read_case_images",
     "read_case_label",
@@ -82,10 +83,11 @@ def is_dataset(path: Path) -> bool:
     """True if `path` looks like a dataset of any layout. Of DICOM, headers are read until a label and an image are
     found.
     """
-    return _of_files(path) or (path.is_dir() and is_labelled_dicom(path))
+    return is_file_dataset(path) or (path.is_dir() and is_labelled_dicom(path))
 
 
-def _of_files(path: Path) -> bool:
+def is_file_dataset(path: Path) -> bool:
+    """True if `path` looks like a dataset of files: any layout but labelled DICOM."""
     if find_manifest(path) is not None:
         return True
     return path.is_dir() and ((path / FILE).is_file() or layouts.image_folders(path) is not None or is_bids(path))
@@ -145,7 +147,7 @@ def _check_path(path: Path) -> None:
         return
     if holds_dicom(path):
         raise InputError("holds no SEG or RTSTRUCT that labels its images", DICOM, "put them into the same folder")
-    within = next((child.name for child in sorted(path.iterdir()) if _of_files(child)), "")
+    within = next((child.name for child in sorted(path.iterdir()) if is_file_dataset(child)), "")
     raise InputError("holds no dataset", path, f"one is in its folder {within}: name that" if within else _UNDERSTOOD)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from medseg.imaging import itk, nifti
+from medseg.imaging.itk_header import read_itk_header
 
 FileFormat = Literal["nifti", "itk"]
 
@@ -24,3 +26,12 @@ def volumes_in(path: Path) -> int:
         InputError: its header cannot be read.
     """
     return nifti.n_volumes(path) if nifti.is_nifti(path) else itk.n_volumes(path)
+
+
+def with_data(files: Sequence[Path]) -> Iterator[Path]:
+    """The files, and those that hold the voxels of a header of its own (.mhd, .nhdr)."""
+    for path in files:
+        yield path
+        data = read_itk_header(path).data if itk.is_itk(path) else path
+        if data != path:
+            yield data

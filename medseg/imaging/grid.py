@@ -67,6 +67,12 @@ class Grid:
         return x, y, z
 
     @property
+    def skew(self) -> float:
+        """The largest |cosine| of the angle of two axes: 0 where all are at right angles."""
+        axes = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(np.abs((axes.T @ axes)[np.triu_indices(3, 1)]).max())
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0

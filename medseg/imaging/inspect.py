@@ -17,7 +17,7 @@ from medseg.imaging.dataset import (
     Dataset,
     Layout,
     find_dataset,
-    is_dataset,
+    is_file_dataset,
     read_case_images,
     read_case_label,
 )
@@ -27,7 +27,7 @@ from medseg.imaging.grid import Grid
 from medseg.imaging.reading import read_channels
 from medseg.imaging.scans import UNDERSTOOD, sift
 from medseg.imaging.source import Format, Reading, ReadOptions, Source
-from medseg.imaging.studies import NO_VOLUME, told, volume_name
+from medseg.imaging.studies import NO_VOLUME, told, told_series, volume_name
 from medseg.imaging.volume import LabelMap
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def inspect(
         InputError: there is nothing at `path`, or nothing that is understood.
     """
     options = options or ReadOptions()
-    if is_dataset(path):
+    if is_file_dataset(path):
         yield from _dataset(find_dataset(path, key, options), headers)
         return
     with TemporaryDirectory(prefix="medseg-") as scratch:
@@ -87,7 +87,8 @@ def inspect(
             lambda name=name, paths=paths: _look_at_files(name, paths, options, headers)  # type: ignore[misc]
             for name, paths in sifted.files
         ]
-        jobs += [lambda volume=volume: _look_at_volume(volume, key, options, headers) for volume in volumes]  # type: ignore[misc]
+        labelled = _labelled(path, key, options) if sifted.dicom.labels else None
+        jobs += [lambda volume=volume: _look_at_volume(volume, key, options, headers, labelled) for volume in volumes]  # type: ignore[misc]
         if not jobs:
             said = "holds labels alone, no scan" if sifted.dicom.labels else "holds no scan and no data set"
             raise InputError(said, "" if sifted.dicom.labels else path, UNDERSTOOD)
@@ -98,7 +99,20 @@ def inspect(
             yield Advanced(len(looks), looks[-1].name)
     # the folder of DICOM files may be named after the patient
     name = "scans" if volumes or sifted.dicom.labels else path.resolve().name
-    yield Inspection(name=name, cases=tuple(looks), left=(*sifted.left, *sifted.dicom.left))
+    labels = dict(labelled.labels) if isinstance(labelled, Dataset) else {}
+    left = [*sifted.left, *sifted.dicom.left]
+    if labelled is not None:
+        more = labelled.left if isinstance(labelled, Dataset) else (Left("its labels", labelled),)
+        left += [one for one in more if one not in left]
+    yield Inspection(name=name, labels=labels, cases=tuple(looks), left=tuple(left))
+
+
+def _labelled(path: Path, key: bytes, options: ReadOptions) -> Dataset | str:
+    """What the labels beside DICOM images label, or in a line why nothing."""
+    try:
+        return find_dataset(path, key, options)
+    except InputError as error:
+        return f"{error.what}; {error.fix}" if error.fix else error.what
 
 
 def _dataset(dataset: Dataset, headers: bool) -> Iterator[Event | Inspection]:
@@ -128,7 +142,9 @@ def _look_at_files(name: str, paths: tuple[Path, ...], options: ReadOptions, hea
     return look.told(name, sources[0].format, paths[0].name)
 
 
-def _look_at_volume(volume: SubVolume, key: bytes, options: ReadOptions, headers: bool) -> Look:
+def _look_at_volume(
+    volume: SubVolume, key: bytes, options: ReadOptions, headers: bool, labelled: Dataset | str | None
+) -> Look:
     look = _Looking()
     name = volume_name(volume, key)
     verdict = volume.verdict
@@ -136,13 +152,19 @@ def _look_at_volume(volume: SubVolume, key: bytes, options: ReadOptions, headers
         said = f"[{', '.join(verdict.codes)}] {verdict.said}"
         remark = f"{said}; {verdict.fix}" if verdict.fix else said
         (look.notes if NO_VOLUME.intersection(verdict.codes) else look.problems).append(remark)
-    elif verdict.said:
-        look.notes.append(verdict.said)
+    else:
+        look.notes += [words for words in (volume.differs, verdict.said) if words]
     look.grid = volume.grid
     if verdict.usable and not headers:
         source = Source("dicom", volume.paths, dicom=volume)
-        look.see(look.attempt(lambda: read_channels([source], name, options)) or ())
-    told_as = look.told(name, "dicom", told(volume))
+        readings = look.attempt(lambda: read_channels([source], name, options)) or ()
+        look.see(readings)
+        if readings and isinstance(labelled, Dataset):
+            for case in (case for case in labelled.cases if case.name == name):
+                labels = look.attempt(lambda: read_case_label(case, labelled, readings[0].volume.grid))  # noqa: B023
+                if labels is not None:
+                    look.see_labels(labels)
+    told_as = look.told(name, "dicom", told_series(volume))
     return told_as.model_copy(update={"verdict": str(verdict), "shown": dict(volume.shown)})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import GeometryError
+from medseg.errors import GeometryError, ResourceError
 from medseg.files import written_whole
 from medseg.imaging.grid import LPS_TO_RAS, Grid, Stored
 from medseg.imaging.itk_header import SUFFIXES, ItkHeader, read_itk_header
@@ -154,7 +154,10 @@ def write_itk_volume(path: Path, volume: Volume) -> None:
     image.SetSpacing(steps.tolist())
     image.SetDirection((lps[:3, :3] / steps).ravel().tolist())
     with written_whole(path) as beside:
-        SimpleITK.WriteImage(image, str(beside), True)
+        try:
+            SimpleITK.WriteImage(image, str(beside), True)
+        except RuntimeError as error:  # it tells of a full disk and of bad names alike, and with the whole path
+            raise ResourceError("cannot be written", path, "free some space or choose another folder") from error
 
 
 def _open(path: Path, need_place: bool) -> tuple[ItkHeader, Grid]:

@@ -84,9 +84,13 @@ def volume_name(volume: SubVolume, key: bytes) -> str:
 
 def told(volume: SubVolume) -> str:
     """A volume in words that are safe to show."""
+    return ", ".join(filter(None, (told_series(volume), volume.differs)))
+
+
+def told_series(volume: SubVolume) -> str:
+    """The series of a volume in words that are safe to show, and how many images of it are the volume's."""
     number = volume.shown.get("SeriesNumber", "")
-    words = f"DICOM {volume.modality} series{' ' + number if number else ''}, {len(volume.frames)} images"
-    return f"{words}, {volume.differs}" if volume.differs else words
+    return f"DICOM {volume.modality} series{' ' + number if number else ''}, {len(volume.frames)} images"
 
 
 def pick(volumes: Sequence[SubVolume], key: bytes, wanted: Wanted) -> Picked:

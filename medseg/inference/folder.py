@@ -20,6 +20,7 @@ import torch
 from medseg.errors import InputError, MedsegError, ResourceError, explained
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, output_of, outputs_stand, read_record, sha256, write_record
+from medseg.imaging.formats import with_data
 from medseg.imaging.naming import CaseMap, MappedCase, read_case_map
 from medseg.imaging.scans import Found, Scan, Wanted, find_scans, read_scan
 from medseg.imaging.source import ReadOptions
@@ -229,7 +230,7 @@ def scan_key(scan: Scan, model: str, asked: Asked) -> str:
         InputError: a file went away or cannot be read.
     """
     told = [asked.formats_of(scan), asked.options.model_dump(), sorted(map(repr, asked.codes.items()))]
-    return hashlib.sha256(f"{sha256(scan.paths, scan.name)} {model} {told}".encode()).hexdigest()
+    return hashlib.sha256(f"{sha256(with_data(scan.paths), scan.name)} {model} {told}".encode()).hexdigest()
 
 
 def _reason(error: MedsegError | MemoryError | RuntimeError) -> str:

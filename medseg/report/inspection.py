@@ -8,9 +8,9 @@ from medseg.report.table import Table
 
 def inspection_table(found: Inspection) -> Table:
     """Geometry, labels, verdicts and problems of each case or volume."""
-    labelled, judged = bool(found.layout), any(look.verdict for look in found.cases)
+    labelled, judged = bool(found.labels), any(look.verdict for look in found.cases)
     columns = (
-        "case" if labelled else "scan",
+        "case" if found.layout else "scan",
         "what",
         *(("verdict",) if judged else ()),
         "shape",
@@ -23,8 +23,9 @@ def inspection_table(found: Inspection) -> Table:
     remarks += [f"ignored label: {found.ignore}"] if found.ignore is not None else []
     remarks += [f"not used: {left.where}: {left.reason}" for left in found.left]
     wrong = sum(bool(look.problems) for look in found.cases)
-    remarks.append(f"{len(found.cases)} {'cases' if labelled else 'scans'}, {wrong} with problems")
-    title = f"{found.name}: {found.layout} data set, channels {', '.join(found.channels)}" if labelled else found.name
+    remarks.append(f"{len(found.cases)} {'cases' if found.layout else 'scans'}, {wrong} with problems")
+    channels = ", ".join(found.channels)
+    title = f"{found.name}: {found.layout} data set, channels {channels}" if found.layout else found.name
     rows = tuple(_row(look, labelled, judged) for look in found.cases)
     return Table(title, columns, rows, tuple(remarks))
 

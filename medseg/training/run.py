@@ -102,9 +102,11 @@ def use_folds(run: Path, n: int) -> None:
         return
     if any((run / "folds").glob("*/*.safetensors")):
         raise RunError(f"holds folds of a split into {len(parts.folds)}", run, "plan into a new folder")
-    if not 2 <= n <= plan.cases:
-        raise InputError(f"{plan.cases} cases cannot be split into {n} folds", run, f"give 2 to {plan.cases}")
     fingerprint = read_record(run / "fingerprint.json", Fingerprint)
+    most = len({case.patient or case.case for case in fingerprint.cases})
+    if not 2 <= n <= most:
+        cases = f"{plan.cases} cases" + (f" of {most} patients" if most < plan.cases else "")
+        raise InputError(f"{cases} cannot be split into {n} folds", run, f"give 2 to {most}")
     write_record(run / "splits.json", splits(fingerprint, parts.seed, n))
 
 

@@ -16,8 +16,6 @@ from medseg.imaging.regrid import map_onto
 from medseg.imaging.volume import LabelMap
 from medseg.imaging.writing.result import Result, Written
 
-RIGHT_ANGLES = 1e-4  # cosine of the angle of two axes; SimpleITK reads NIfTI that lies farther off as its nearest box
-
 
 def write_nifti(path: Path, result: Result) -> Written:
     """Write the labels on `result.own`, the grid of the scan's own file, and read them back by SimpleITK.
@@ -35,7 +33,7 @@ def write_nifti(path: Path, result: Result) -> Written:
         except ResourceError as error:
             raise ResourceError(error.what, path, error.fix) from error  # of the file that the user knows
         array, grid = read_by_itk(beside)
-        if not _right_angles(labels.grid):
+        if labels.grid.skew > nifti.RIGHT_ANGLES:
             grid = nifti.read_grid(beside, prefer="sform")
         deviation = compared(array, grid, labels)
     return Written(path, deviation)
@@ -73,8 +71,3 @@ def compared(array: npt.NDArray[Any], grid: Grid, meant: LabelMap) -> float:
     if not grid.agrees(meant.grid):
         raise GeometryError(f"[READ_BACK] the labels in the file lie {deviation:.3g} mm from where they belong")
     return deviation
-
-
-def _right_angles(grid: Grid) -> bool:
-    axes = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
-    return bool(np.abs((axes.T @ axes)[np.triu_indices(3, 1)]).max() <= RIGHT_ANGLES)

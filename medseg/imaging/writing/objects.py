@@ -97,14 +97,12 @@ def hand_over(made: Dataset, result: Result, headers: Sequence[Dataset]) -> None
     The source's character set is kept, unless the object's own texts need letters that it lacks.
     """
     made.copy_patient_and_study_information(with_instance(headers[0], CTImageStorage, f"{_STAND_IN}1"))
-    character_set = headers[0].get("SpecificCharacterSet")
     meanings = [term[2] for code in result.codes.values() for term in (code.category, code.type, *code.modifiers)]
     regions = [code.region[2] for code in result.codes.values() if code.region]
     names = [*result.labels.names.values(), *meanings, *regions, *result.warnings]
-    if not _holds(character_set, [result.algorithm.name, result.algorithm.version, *names]):
-        character_set = "ISO_IR 192"
-    if character_set:
-        made.SpecificCharacterSet = character_set
+    own = character_set(headers[0], [result.algorithm.name, result.algorithm.version, *names])
+    if own:
+        made.SpecificCharacterSet = own
     elif "SpecificCharacterSet" in made:
         del made.SpecificCharacterSet
 
@@ -118,16 +116,15 @@ def with_instance(ds: Dataset, kind: str, uid: str) -> Dataset:
     return made
 
 
-def _holds(character_set: Any, texts: Iterable[str]) -> bool:
-    joined = "".join(texts)
-    if joined.isascii():
-        return True
-    encoding = convert_encodings(character_set)[0] if character_set else "ascii"
+def character_set(header: Dataset, texts: Iterable[str]) -> Any:
+    """The source's character set, so that its names stay letter for letter, unless it lacks letters of our texts."""
+    own, text = header.get("SpecificCharacterSet"), "".join(texts)
+    single = isinstance(own, str) and own not in ("", "ISO_IR 6")  # DICOM's default is plain ASCII
     try:
-        joined.encode(encoding)
+        text.encode(convert_encodings(own)[0] if single else "ascii")
     except UnicodeEncodeError:
-        return False
-    return True
+        return "ISO_IR 192"
+    return own
 
 
 def instances(headers: Sequence[Dataset]) -> list[Dataset]:

@@ -6,7 +6,7 @@ nothing with the one that drew the contours, and compared with the labels slice 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
@@ -31,7 +30,7 @@ from medseg.imaging.volume import LabelMap
 from medseg.imaging.writing import snomed
 from medseg.imaging.writing.codes import UNKNOWN, code_of, colour_of
 from medseg.imaging.writing.contours import filled, outlines
-from medseg.imaging.writing.objects import MANUFACTURER, RESEARCH_USE_ONLY, short_text
+from medseg.imaging.writing.objects import MANUFACTURER, RESEARCH_USE_ONLY, character_set, short_text
 from medseg.imaging.writing.result import Algorithm, Result, Written, native, result_uid, source, source_headers
 from medseg.imaging.writing.seg import segments
 
@@ -124,8 +123,8 @@ def _structure_set(
     meta.TransferSyntaxUID = ImplicitVRLittleEndian
     ds = FileDataset("", Dataset(), preamble=b"\0" * 128, file_meta=meta)
     texts = (*names.values(), algorithm.name, algorithm.version, *result.warnings)
-    if character_set := _character_set(header, texts):
-        ds.SpecificCharacterSet = character_set
+    if own := character_set(header, texts):
+        ds.SpecificCharacterSet = own
     for keyword in _OF_THE_STUDY:
         if keyword in header:
             ds[keyword] = header[keyword]
@@ -163,17 +162,6 @@ def roi_names(labels: LabelMap) -> dict[int, str]:
         name = short_text(segment.name)
         names[segment.value] = f"{name[:57]} {segment.value}" if name in names.values() else name
     return names
-
-
-def _character_set(header: Dataset, texts: Iterable[str]) -> Any:
-    """The source's character set, so that its names stay letter for letter, unless it lacks letters of our texts."""
-    own, text = header.get("SpecificCharacterSet"), "".join(texts)
-    single = isinstance(own, str) and own not in ("", "ISO_IR 6")  # DICOM's default is plain ASCII
-    try:
-        text.encode(convert_encodings(own)[0] if single else "ascii")
-    except UnicodeEncodeError:
-        return "ISO_IR 192"
-    return own
 
 
 def _frame_of_reference(header: Dataset, images: Sequence[Dataset]) -> Dataset:

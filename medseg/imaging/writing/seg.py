@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,11 @@ def write_seg(path: Path, result: Result, labelmap: bool = False) -> Written:
     with quiet():
         made = _made(result, described, meant, labelmap)
         with written_whole(path) as beside:
-            made.save_as(beside, enforce_file_format=True)
+            encoded = BytesIO()  # pydicom tells of a full disk in a page of its own
+            made.save_as(encoded, enforce_file_format=True)
             del made
+            beside.write_bytes(encoded.getbuffer())
+            del encoded
             deviation = read_back(beside, meant, described, planes)
     return Written(path, deviation)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def write_sr(path: Path, result: Result, seg: Path) -> Written:
     with quiet():
         made = _made(result, measured, _segmentation(seg, result, measured))
         with written_whole(path) as beside:
-            made.save_as(beside, enforce_file_format=True)
+            encoded = BytesIO()  # pydicom tells of a full disk in a page of its own
+            made.save_as(encoded, enforce_file_format=True)
+            beside.write_bytes(encoded.getbuffer())
             _compare(beside, result, measured)
     return Written(path, 0.0)
 
