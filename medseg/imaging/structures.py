@@ -168,14 +168,19 @@ def alike(name: str) -> str:
 
 
 def numbered_by_name(tables: Iterable[Mapping[int, str]]) -> Structures:
-    """Structures from the names that label objects give them: 1 to n in the order of the names.
+    """Structures from the names that label objects give them, numbered 1 to n in the order of the objects' own numbers.
 
-    Of several spellings the first in alphabetical order is kept.
+    Where objects number them differently, the smallest number of each counts, then the name. Of several spellings the
+    first in alphabetical order is kept.
     """
     spelt: dict[str, str] = {}
-    for name in sorted({name.strip() for table in tables for name in table.values()}, reverse=True):
-        spelt[alike(name)] = name
-    return Structures({value: spelt[key] for value, key in enumerate(sorted(spelt), start=1)})
+    first: dict[str, int] = {}
+    for number, name in sorted(((number, name.strip()) for table in tables for number, name in table.items())):
+        key = alike(name)
+        spelt[key] = min(name, spelt.get(key, name))
+        first[key] = min(number, first.get(key, number))
+    ordered = sorted(spelt, key=lambda key: (first[key], key))
+    return Structures({value: spelt[key] for value, key in enumerate(ordered, start=1)})
 
 
 def renames_by_name(table: Mapping[int, str], structures: Structures) -> dict[int, int]:

@@ -18,7 +18,7 @@ from medseg.parallel import available_cores, available_memory_bytes
 
 PACKAGES = (
     *("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "highdicom", "imagecodecs", "SimpleITK"),
-    *("scikit-image", "pydantic", "safetensors"),
+    *("pydantic", "safetensors"),
 )
 LITTLE_DISK_GB, LITTLE_MEMORY_GB = 10.0, 8.0
 

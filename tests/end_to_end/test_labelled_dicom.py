@@ -83,7 +83,7 @@ def test_dicom_with_labels_prepares_the_same_voxels_as_nifti(tmp_path: Path, kin
     assert (dicom.layout, dicom.channels, dicom.left) == ("dicom", nifti.channels, ())
     assert set(dicom.labels.values()) == set(nifti.labels.values())
     ours, theirs = prepared(nifti, tmp_path / "a"), prepared(dicom, tmp_path / "b")
-    table = np.zeros(4, np.uint8)  # structures of DICOM are numbered by name
+    table = np.zeros(4, np.uint8)  # structures of DICOM are numbered as their objects number them
     for index, value in enumerate(sorted(dicom.labels), start=1):
         table[index] = sorted(nifti.labels).index(value_of(nifti, dicom.labels[value])) + 1
     by_patient = {case.images[0].dicom.patient_id: case for case in dicom.cases if case.images[0].dicom}

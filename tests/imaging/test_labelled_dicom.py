@@ -41,7 +41,7 @@ def two(root: Path, kind: Any = "seg") -> Path:
 def test_every_label_object_with_its_volume(tmp_path: Path, kind: Any) -> None:
     dataset = found(two(tmp_path, kind))
     assert (dataset.name, dataset.layout, dataset.channels, dataset.left) == ("dicom", "dicom", ("CT",), ())
-    assert dataset.labels == {1: "lesion", 2: "liver"}
+    assert dataset.labels == {1: "liver", 2: "lesion"}
     assert len(dataset.cases) == 2
     for case in dataset.cases:
         volume = case.images[0].dicom
@@ -127,8 +127,8 @@ def test_wrong_references_are_overcome_by_place(tmp_path: Path, kind: Any) -> No
     dataset = found(tmp_path)
     (case,) = dataset.cases
     assert case.name == dicom_name(KEY, volume.series_uid)
-    assert dataset.labels[2] == "liver"
-    assert read_case(case, dataset)[1].present == (2,)
+    assert dataset.labels[1] == "liver"
+    assert read_case(case, dataset)[1].present == (1,)
 
 
 def test_what_fits_several_volumes_is_a_choice(tmp_path: Path) -> None:

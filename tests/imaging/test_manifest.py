@@ -189,7 +189,7 @@ def dicom(root: Path) -> Path:
 def test_series_and_label_objects(tmp_path: Path) -> None:
     dicom(tmp_path)
     dataset = found(tmp_path)
-    assert (dataset.layout, dataset.labels, dataset.left) == ("manifest", {1: "lesion", 2: "liver"}, ())
+    assert (dataset.layout, dataset.labels, dataset.left) == ("manifest", {1: "liver", 2: "lesion"}, ())
     assert [case.name for case in dataset.cases] == ["one", "two"]
     assert all(case.patient.startswith("patient-") for case in dataset.cases)
     for case, structure in zip(dataset.cases, ("liver", "lesion"), strict=True):

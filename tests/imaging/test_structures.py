@@ -105,11 +105,11 @@ def test_every_value_has_one_of_its_own(values: set[int]) -> None:
 
 
 def test_names_of_label_objects_are_numbered_in_their_order() -> None:
-    tables = [{1: "Liver", 2: "left_Kidney"}, {7: " liver ", 1: "Left  kidney"}, {3: "aorta"}]
+    tables = [{2: "Liver", 3: "left_Kidney"}, {7: " liver ", 3: "Left  kidney"}, {1: "aorta"}]
     found = numbered_by_name(tables)
-    assert found.labels == {1: "aorta", 2: "Left  kidney", 3: "Liver"}
+    assert found.labels == {1: "aorta", 2: "Liver", 3: "Left  kidney"}
     assert numbered_by_name(reversed(tables)) == found
-    assert renames_by_name(tables[0], found) == {1: 3, 2: 2}
-    assert renames_by_name(tables[1], found) == {7: 3, 1: 2}
+    assert renames_by_name(tables[0], found) == {2: 2, 3: 3}
+    assert renames_by_name(tables[1], found) == {7: 2, 3: 3}
     with pytest.raises(InputError, match="names spleen, which the dataset does not"):
         renames_by_name({1: "spleen"}, found)
