@@ -8,7 +8,7 @@ are read, and only when a volume is about to be used: this takes milliseconds a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,44 +49,64 @@ def _disagreements_mm(volume: SubVolume, planes: Planes, grid: Grid) -> Iterator
     """How far other libraries place corners from ours; None where one cannot tell."""
     straight = not {"TILT", "GAP"} & set(volume.verdict.codes)
     single = len(volume.paths) == len(volume.frames) and not any(frame.index for frame in volume.frames)
-    if single:
-        yield _slices(volume.paths, planes)
+    seen = _seen_by_simpleitk(volume.paths) if single else None
+    if seen is not None:
+        yield _slices(seen, planes)
     if not single and straight and len(volume.paths) == volume.of == 1:
         yield _whole_object(volume.paths[0], grid)
     if straight:
-        yield _stack(volume, grid)
+        yield _stack(volume, grid, seen)
 
 
-def _slices(paths: Sequence[Path], planes: Planes) -> float | None:
-    """Largest distance of the corners of single images, as SimpleITK reads them."""
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A slice as SimpleITK reads it: (columns, rows), first pixel (3), directions (6), pixel spacing, LPS+ mm."""
+
+    size: tuple[int, int]
+    origin: Floats
+    directions: Floats
+    spacing_mm: Floats
+
+
+def _seen_by_simpleitk(paths: Sequence[Path]) -> list[_Seen] | None:
+    """Each single image; None where GDCM does not understand a header or cannot open a path."""
     import SimpleITK
 
-    columns, rows = planes.shape
-    index = np.array([(x, y) for x in (0, columns - 1) for y in (0, rows - 1)], dtype=np.float64)
-    steps = np.stack([planes.row * planes.spacing_mm[0], planes.column * planes.spacing_mm[1]])
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    most = 0.0
-    for path, position in zip(paths, planes.positions_mm, strict=True):
+    seen = []
+    for path in paths:
         reader.SetFileName(str(path))
         try:
             reader.ReadImageInformation()
-        except RuntimeError:  # a header that GDCM does not understand, or a path that it cannot open
+        except RuntimeError:
             return None
-        if reader.GetSize()[:2] != planes.shape:
+        columns, rows = reader.GetSize()[:2]
+        directions = np.array(reader.GetDirection()).reshape(3, 3)[:, :2].T.ravel()
+        seen.append(_Seen((columns, rows), np.array(reader.GetOrigin()), directions, np.array(reader.GetSpacing()[:2])))
+    return seen
+
+
+def _slices(seen: Sequence[_Seen], planes: Planes) -> float | None:
+    """Largest distance of the corners of single images."""
+    columns, rows = planes.shape
+    index = np.array([(x, y) for x in (0, columns - 1) for y in (0, rows - 1)], dtype=np.float64)
+    ours = index @ np.stack([planes.row * planes.spacing_mm[0], planes.column * planes.spacing_mm[1]])
+    most = 0.0
+    for one, position in zip(seen, planes.positions_mm, strict=True):
+        if one.size != planes.shape:
             return None
-        axes = np.array(reader.GetDirection()).reshape(3, 3)[:, :2] * reader.GetSpacing()[:2]
-        theirs = (np.array(reader.GetOrigin()) + index @ axes.T) @ LPS_TO_RAS[:3, :3]
-        most = max(most, float(np.linalg.norm(theirs - (position + index @ steps), axis=1).max()))
+        theirs = one.origin + index @ (one.directions.reshape(2, 3) * one.spacing_mm[:, None])
+        most = max(most, float(np.linalg.norm(theirs @ LPS_TO_RAS[:3, :3] - (position + ours), axis=1).max()))
     return most
 
 
-def _stack(volume: SubVolume, grid: Grid) -> float | None:
+def _stack(volume: SubVolume, grid: Grid, seen: Sequence[_Seen] | None) -> float | None:
     """Distance of the corners of the stack, as highdicom orders and spaces its slices."""
     from highdicom import spatial
 
     try:
-        places, orientation, pixel_spacing = _places(volume)
+        places, orientation, pixel_spacing = _places(volume) if seen is None else _places_of(seen)
         spacing, order = spatial.get_volume_positions(places, orientation, index_convention="RD")
         if spacing is None or order is None:
             return None
@@ -98,8 +118,13 @@ def _stack(volume: SubVolume, grid: Grid) -> float | None:
     return grid.deviation_mm(Grid(grid.shape, LPS_TO_RAS @ lps, Stored("dicom")))
 
 
+def _places_of(seen: Sequence[_Seen]) -> tuple[list[list[float]], list[float], list[float]]:
+    """Of each slice its position, and of all the orientation and the pixel spacing (rows first), LPS+ mm."""
+    return [one.origin.tolist() for one in seen], seen[0].directions.tolist(), seen[0].spacing_mm[::-1].tolist()
+
+
 def _places(volume: SubVolume) -> tuple[list[list[float]], list[float], list[float]]:
-    """Of each frame its position, and of all the orientation and the pixel spacing, LPS+ mm."""
+    """The same of each frame, from the headers."""
     known = {path: _read(path, [*_PLACE, *_GROUPS]) for path in volume.paths}
     groups = [_groups_of(known[frame.path], frame.index) for frame in volume.frames]
     positions = [_value(group, "PlanePositionSequence", "ImagePositionPatient") for group in groups]
