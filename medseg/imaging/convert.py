@@ -106,12 +106,13 @@ def convert(source: Path, target: Path, wish: Wish) -> Converted:
     with TemporaryDirectory(prefix="medseg-") as scratch:
         if to_labels:
             return _labels(source, target, form, wish, Path(scratch))
-        scan = _one_scan(source, wish, Path(scratch))
+        scan, notes = _one_scan(source, wish, Path(scratch))
         (reading,) = read_scan(scan, wish.options)
+    notes = (*notes, *reading.notes)
     if form == "dicom":
-        return _series(reading, target, wish, scan)
+        return _series(reading, target, wish, scan, notes)
     path, deviation = _image(target, form, reading.volume)
-    return Converted(form, (path,), deviation, reading.notes)
+    return Converted(form, (path,), deviation, notes)
 
 
 def _form(target: Path, to: str) -> str:
@@ -132,13 +133,20 @@ def _refuse_same(source: Path, target: Path) -> None:
         raise InputError("lies within what is converted", target, "name another place")
 
 
-def _one_scan(source: Path, wish: Wish, scratch: Path) -> Scan:
-    """The one scan at `source`; a rule may be needed to pick it."""
+def _one_scan(source: Path, wish: Wish, scratch: Path) -> tuple[Scan, tuple[str, ...]]:
+    """The one scan at `source`, which a rule may pick, and what was chosen and left beside it.
+
+    Raises:
+        InputError: there are several, or others that cannot be used and that no rule excluded.
+    """
     found = find_scans(source, b"", Wanted(("image",), (wish.series,) if wish.series else (), wish.options), scratch)
     if len(found.scans) > 1:
         listed = "; ".join(scan.source for scan in found.scans[:5])
         raise InputError(f"what is given holds {len(found.scans)} scans: {listed}", fix="give one, or --series RULE")
-    return found.scans[0]
+    if broken := [left for left in found.left if left.broken]:
+        said = f"what is given also holds what cannot be used ({broken[0].where}: {broken[0].reason})"
+        raise InputError(said, fix="give the folder of one scan")
+    return found.scans[0], (*found.notes, *(f"not used: {left.where}: {left.reason}" for left in found.left))
 
 
 def _image(target: Path, form: str, volume: Volume) -> tuple[Path, float]:
@@ -168,14 +176,14 @@ def _compared(back: Volume, meant: Volume) -> float:
     return deviation
 
 
-def _series(reading: Reading, target: Path, wish: Wish, scan: Scan) -> Converted:
+def _series(reading: Reading, target: Path, wish: Wish, scan: Scan, notes: tuple[str, ...]) -> Converted:
     if wish.modality not in ("CT", "MR"):
         raise InputError("a DICOM series needs to be told what it is", fix="give --modality CT or --modality MR")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError("is not empty", target, "name a new folder")
     modality: Literal["CT", "MR"] = "CT" if wish.modality == "CT" else "MR"
     written = write_series(target, reading.volume, modality, scan.name)
-    return Converted("dicom", written.paths, written.deviation_mm, (*reading.notes, *written.notes))
+    return Converted("dicom", written.paths, written.deviation_mm, (*notes, *written.notes))
 
 
 def _labels(source: Path, target: Path, form: str, wish: Wish, scratch: Path) -> Converted:
@@ -184,15 +192,15 @@ def _labels(source: Path, target: Path, form: str, wish: Wish, scratch: Path) ->
     if form not in OF_LABELS:
         known = ", ".join(OF_LABELS)
         raise InputError(f"labels cannot be converted into {form}", source, f"convert them into one of {known}")
-    volume = _like(wish, scratch)
+    volume, notes = _like(wish, scratch)
     own = label_names_in(source)
     drawn = label_kind(source) in ("seg", "rtstruct")  # on slices, or on none: they take the grid of the series
     labels = read_label_file(
         source, volume.grid if drawn and volume is not None else None, own or dict(wish.names) or None
     )
-    notes: tuple[str, ...] = ()
     if volume is not None and volume.grid is not None:
-        labels, notes = _onto(labels, volume.grid)
+        labels, lost = _onto(labels, volume.grid)
+        notes = (*notes, *lost)
     if own and form == "nifti":
         notes = (*notes, "values: " + ", ".join(f"{value} {name}" for value, name in sorted(own.items())))
     result = Result(labels, labels.grid, volume, Algorithm("medseg convert", version("medseg")))
@@ -200,13 +208,14 @@ def _labels(source: Path, target: Path, form: str, wish: Wish, scratch: Path) ->
     return Converted(form, (written.path,), written.deviation_mm, notes)
 
 
-def _like(wish: Wish, scratch: Path) -> SubVolume | None:
+def _like(wish: Wish, scratch: Path) -> tuple[SubVolume | None, tuple[str, ...]]:
     if wish.like is None:
-        return None
-    volume = _one_scan(wish.like, wish, scratch).channels[0].dicom
+        return None, ()
+    scan, notes = _one_scan(wish.like, wish, scratch)
+    volume = scan.channels[0].dicom
     if volume is None:
         raise InputError("is no DICOM series", wish.like, "give the series that the labels belong to")
-    return volume
+    return volume, notes
 
 
 def _onto(labels: LabelMap, grid: Grid) -> tuple[LabelMap, tuple[str, ...]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def read_case_map(folder: Path) -> CaseMap:
     """
     path = folder / "case_map.json"
     return read_record(path, CaseMap) if path.is_file() else CaseMap(key=secrets.token_hex(16), cases={})
+
+
+def shown_path(path: Path | str) -> str:
+    """A path, or a name in one, as text that any record can hold: bytes that are no UTF-8 are written as `\\xfc`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def dicom_name(key: bytes, uid: str, what: str = "case") -> str:

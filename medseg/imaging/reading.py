@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from medseg.errors import GeometryError, InputError
 from medseg.imaging import itk, nifti
 from medseg.imaging.dicom.check import cross_checked
@@ -43,17 +45,34 @@ def read_channels(sources: Sequence[Source], name: str, options: ReadOptions) ->
         if first.frame_of_reference != other.frame_of_reference:
             what = f"[FRAME_OF_REFERENCE] its channels 0 and {k} have no frame of reference in common"
             raise GeometryError(what, name, "register one to the other, or take channels of one acquisition")
-        readings[k] = _brought_onto(readings[k], readings[0].volume.grid, k)
+        readings[k] = _brought_onto(readings[k], readings[0].volume.grid, k, name)
     check_channels([reading.volume for reading in readings], name)
     return tuple(readings)
 
 
-def _brought_onto(reading: Reading, grid: Grid, k: int) -> Reading:
+def _brought_onto(reading: Reading, grid: Grid, k: int, name: str) -> Reading:
     if grid.agrees(reading.volume.grid):
         return reading
+    covered = _covered(reading.volume.grid, grid)
+    if covered == 0:
+        what = f"[NO_OVERLAP] its channels 0 and {k} lie nowhere on each other"
+        raise GeometryError(what, name, "take channels of the same part of the body")
     fill = float(reading.volume.array.min())
     volume = volume_onto(reading.volume, grid, fill)
-    return Reading(volume, grid, (*reading.notes, f"channel {k} was interpolated linearly onto the grid of channel 0"))
+    part = f", of which it covers {100 * covered:.0f} %" if covered < 0.995 else ""
+    note = f"channel {k} was interpolated linearly onto the grid of channel 0{part}"
+    return Reading(volume, grid, (*reading.notes, note))
+
+
+def _covered(given: Grid, wanted: Grid) -> float:
+    """The share of a coarse raster of `wanted` that lies within `given`."""
+    raster = np.meshgrid(*(np.linspace(0, n - 1, min(n, 24)) for n in wanted.shape), indexing="ij")
+    index = np.stack([axis.ravel() for axis in raster])
+    world = wanted.affine[:3, :3] @ index + wanted.affine[:3, 3:]
+    inverse = np.linalg.inv(given.affine)
+    there = inverse[:3, :3] @ world + inverse[:3, 3:]
+    sizes = np.array(given.shape)[:, None]
+    return float(((there > -0.5) & (there < sizes - 0.5)).all(axis=0).mean())
 
 
 def shape_of(source: Source) -> tuple[int, int, int]:

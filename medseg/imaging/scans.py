@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from medseg.imaging.dicom.headers import is_dicom
 from medseg.imaging.dicom.scanner import scan_dicom
 from medseg.imaging.dicom.volumes import Scanned
 from medseg.imaging.formats import is_volume_file, volumes_in
+from medseg.imaging.naming import shown_path
 from medseg.imaging.reading import read_channels
 from medseg.imaging.source import Reading, ReadOptions, Source
-from medseg.imaging.studies import Wanted, pick
+from medseg.imaging.studies import Wanted, pick, volume_name
 
 __all__ = ["Found", "Scan", "Sifted", "Wanted", "find_scans", "read_scan", "sift"]
 
@@ -54,11 +55,24 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The scans found, what was left with the reason, and what was chosen among several, with the reason."""
+    """The scans found, what was left with the reason, and what was chosen among several, with the reason.
+
+    unused: names of DICOM volumes that were left, and their files; archives: folders that zip files were unpacked into.
+    Both are private.
+    """
 
     scans: tuple[Scan, ...]
     left: tuple[Left, ...]
     notes: tuple[str, ...] = ()
+    unused: tuple[tuple[str, tuple[Path, ...]], ...] = ()
+    archives: tuple[tuple[Path, Path], ...] = ()
+
+    def origin(self, path: Path) -> str:
+        """Where a file came from, as text that any record can hold; of one in a zip file, that and the place in it."""
+        for folder, archive in self.archives:
+            if path.is_relative_to(folder):
+                return f"{shown_path(archive)}!{shown_path(path.relative_to(folder))}"
+        return shown_path(path.resolve())
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,7 @@ class Sifted:
     files: tuple[tuple[str, tuple[Path, ...]], ...]
     dicom: Scanned
     left: tuple[Left, ...]
+    archives: tuple[tuple[Path, Path], ...] = ()
 
 
 def find_scans(path: Path, key: bytes, wanted: Wanted | None = None, scratch: Path | None = None) -> Found:
@@ -90,12 +105,25 @@ def find_scans(path: Path, key: bytes, wanted: Wanted | None = None, scratch: Pa
     labels = (Left("a DICOM object", f"is a label ({one.kind.upper()}), no scan") for one in sifted.dicom.labels)
     left = (*sifted.left, *sifted.dicom.left, *labels, *picked.left, *distinct.left)
     if not distinct.scans:
-        first = next((one for one in left if one.broken), next(iter(left), None))
-        why = f" ({first.where}: {first.reason})" if first else ""
-        # a folder of DICOM may be named after the patient
-        where = "the DICOM given" if sifted.dicom.volumes or sifted.dicom.labels else path
-        raise InputError(f"holds no scan that can be used{why}", where, UNDERSTOOD)
-    return Found(distinct.scans, left, picked.notes)
+        raise InputError(f"holds no scan that can be used{_reasons(left)}", _safe(path, sifted), UNDERSTOOD)
+    used = {scan.name for scan in distinct.scans}
+    named = ((volume_name(volume, key), volume.paths) for volume in sifted.dicom.volumes)
+    unused = tuple((name, paths) for name, paths in named if name not in used)
+    return Found(distinct.scans, left, picked.notes, unused, sifted.archives)
+
+
+def _reasons(left: Sequence[Left], most: int = 3) -> str:
+    """The first few reasons, broken ones first, in brackets."""
+    ordered = sorted(left, key=lambda one: not one.broken)
+    words = "; ".join(f"{one.where}: {one.reason}" for one in ordered[:most])
+    more = f"; and {len(ordered) - most} more, see medseg inspect" if len(ordered) > most else ""
+    return f" ({words}{more})" if words else ""
+
+
+def _safe(path: Path, sifted: Sifted) -> str | Path:
+    """The path, unless DICOM lies there: its folder may be named after the patient."""
+    dicom = sifted.dicom.volumes or sifted.dicom.labels or sifted.dicom.left
+    return "the DICOM given" if dicom else path
 
 
 def sift(
@@ -119,7 +147,7 @@ def sift(
             raise InputError("is neither an image file nor DICOM", path, UNDERSTOOD)
         scanned = scan_dicom([path], allow_gaps)
         if any("TOO_FEW" in volume.verdict.codes for volume in scanned.volumes):
-            raise InputError("is one DICOM file", path, "give the folder of its series")
+            raise InputError("is one file of a series", "the DICOM given", "give the folder of its series")
         return Sifted((), scanned, ())
 
 
@@ -127,7 +155,8 @@ def _in_folder(path: Path, channels: int, allow_gaps: bool, scratch: Path | None
     found: list[tuple[str, tuple[Path, ...]]] = []
     left: list[Left] = []
     others: list[Path] = []
-    for _, files in _walk(path, left, scratch):
+    archives: list[tuple[Path, Path]] = []
+    for _, files in _walk(path, left, scratch, archives):
         grouped = group_channels([file for file in files if is_volume_file(file)], most=channels)
         found += grouped.cases.items()
         left += grouped.left
@@ -135,11 +164,14 @@ def _in_folder(path: Path, channels: int, allow_gaps: bool, scratch: Path | None
     if not any(map(is_dicom, others)):  # names of files are safe to show, as those of image files are
         left += [Left(file.name, "is neither an image file nor DICOM") for file in sorted(others)]
         return Sifted(tuple(found), Scanned((), (), ()), tuple(left))
-    return Sifted(tuple(found), scan_dicom(others, allow_gaps), tuple(left))
+    return Sifted(tuple(found), scan_dicom(others, allow_gaps), tuple(left), tuple(archives))
 
 
-def _walk(path: Path, left: list[Left], scratch: Path | None) -> Iterator[tuple[Path, list[Path]]]:
-    """Every folder from `path` down with its files, zip files unpacked; and into `left` what cannot be opened.
+def _walk(
+    path: Path, left: list[Left], scratch: Path | None, archives: list[tuple[Path, Path]]
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Every folder from `path` down with its files, zip files unpacked (into `archives` where each is from); and into
+    `left` what cannot be opened.
 
     No links to folders are followed, and hidden names are passed over. Reading a pipe would wait for ever, so only
     ordinary files count.
@@ -149,27 +181,28 @@ def _walk(path: Path, left: list[Left], scratch: Path | None) -> Iterator[tuple[
         left.append(Left("a folder", f"cannot be opened ({os.strerror(error.errno or 0).lower()})", broken=True))
 
     if path.is_file():
-        yield from _walk(_unpacked(path, scratch), left, None)
+        yield from _walk(_unpacked(path, scratch, archives), left, None, archives)
         return
     for folder, folders, files in os.walk(path, onerror=closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
         ordinary = [file for file in paths if file.is_file()]
         left += [Left("a file", "is a broken link or no ordinary file", broken=True)] * (len(paths) - len(ordinary))
-        archives = [file for file in ordinary if is_zip(file)]
-        yield Path(folder), [file for file in ordinary if file not in archives]
-        for number, archive in enumerate(archives, start=1):
+        packed = [file for file in ordinary if is_zip(file)]
+        yield Path(folder), [file for file in ordinary if file not in packed]
+        for number, archive in enumerate(packed, start=1):
             try:
-                yield from _walk(_unpacked(archive, scratch), left, None)
+                yield from _walk(_unpacked(archive, scratch, archives), left, None, archives)
             except InputError as error:
                 left.append(Left(f"zip file {number}", error.what, broken=True))
 
 
-def _unpacked(archive: Path, scratch: Path | None) -> Path:
+def _unpacked(archive: Path, scratch: Path | None, archives: list[tuple[Path, Path]]) -> Path:
     if scratch is None:
         raise InputError("is a zip file within a zip file, or cannot be unpacked here", fix="unpack it first")
     into = scratch / f"zip{len(list(scratch.iterdir())):04d}"
     extract_zip(archive, into)
+    archives.append((into, archive.resolve()))
     return into
 
 
@@ -179,7 +212,7 @@ def _of_files(name: str, paths: tuple[Path, ...], channels: int) -> Scan:
     sources = [Source(kind, (path,)) for kind, path in zip(kinds, paths, strict=True) if kind]
     if len(sources) == 1 and channels > 1 and _is_4d(paths[0], channels):
         sources = [Source(sources[0].format, paths, component=k) for k in range(channels)]
-    return Scan(name, tuple(sources), paths[0].name)
+    return Scan(shown_path(name), tuple(sources), shown_path(paths[0].name))
 
 
 def _is_4d(path: Path, channels: int) -> bool:

@@ -97,25 +97,20 @@ def pick(volumes: Sequence[SubVolume], key: bytes, wanted: Wanted) -> Picked:
     """Choose the volumes to be segmented, study by study.
 
     Raises:
-        InputError: a rule cannot be read, or there are not as many rules as channels.
+        InputError: a rule cannot be read, there are not as many rules as channels, or a channel cannot be told.
     """
     if not wanted.channels or wanted.series == (ALL,):
+        if len(wanted.channels) > 1:
+            said = f"--series all takes each volume alone, but the model has {len(wanted.channels)} channels"
+            raise InputError(said, fix="give one rule for each channel, in their order")
         return _every(volumes, key)
-    rules = wanted.rules
-    cases: list[DicomCase] = []
-    left: list[Left] = []
-    notes: list[str] = []
-    for members in _by_study(volumes).values():
-        chosen: list[SubVolume] = []
-        for channel, rule in zip(wanted.channels, rules, strict=True):
-            problem, note = _choose(members, chosen, channel, rule, key, len(wanted.channels))
-            left += problem
-            notes += note
-        if len(chosen) == len(wanted.channels):
-            sources = tuple(Source("dicom", volume.paths, dicom=volume) for volume in chosen)
-            cases.append(DicomCase(volume_name(chosen[0], key), sources, " + ".join(map(told, chosen))))
-            left += [Left(volume_name(v, key), _why_left(v)) for v in members if not any(v is c for c in chosen)]
-    return Picked(tuple(cases), tuple(left), tuple(notes))
+    channels = [_Channel(name, rule) for name, rule in zip(wanted.channels, wanted.rules, strict=True)]
+    picked = [_pick_study(members, channels, key) for members in _by_study(volumes).values()]
+    return Picked(
+        tuple(case for one in picked for case in one.cases),
+        tuple(left for one in picked for left in one.left),
+        tuple(note for one in picked for note in one.notes),
+    )
 
 
 def _every(volumes: Sequence[SubVolume], key: bytes) -> Picked:
@@ -131,29 +126,70 @@ def _by_study(volumes: Sequence[SubVolume]) -> Mapping[str, list[SubVolume]]:
     return studies
 
 
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    name: str
+    rule: Rule | None
+
+    @property
+    def modality(self) -> str:
+        return modality_of(self.name)
+
+    def fits(self, volume: SubVolume) -> bool:
+        """True if the volume is what the channel asks for, usable or not."""
+        if self.rule is not None:
+            return self.rule.fits(volume)
+        return not self.modality or volume.modality == self.modality
+
+
+def _pick_study(members: Sequence[SubVolume], channels: Sequence[_Channel], key: bytes) -> Picked:
+    chosen: list[SubVolume] = []
+    left: list[Left] = []
+    notes: list[str] = []
+    for channel in channels:
+        fitting = [v for v in members if channel.fits(v) and not any(v is one for one in chosen)]
+        volume, why = _choose(fitting, channel, channels)
+        if volume is not None:
+            chosen.append(volume)
+            notes += [f"{volume_name(volume, key)}: {why}"] if why else []
+        elif why:
+            about = f" for channel {channel.name}" if len(channels) > 1 else ""
+            left.append(Left(volume_name(members[0], key), f"[CHOOSE]{about} {why}", broken=True))
+        left += [] if volume is not None or why else [_refused(v, key) for v in fitting]
+    if len(chosen) < len(channels):
+        return Picked((), tuple(dict.fromkeys(left)), ())
+    sources = tuple(Source("dicom", volume.paths, dicom=volume) for volume in chosen)
+    case = DicomCase(volume_name(chosen[0], key), sources, " + ".join(map(told, chosen)))
+    left += [Left(volume_name(v, key), _why_left(v)) for v in members if not any(v is one for one in chosen)]
+    return Picked((case,), tuple(left), tuple(notes))
+
+
 def _choose(
-    members: Sequence[SubVolume], chosen: list[SubVolume], channel: str, rule: Rule | None, key: bytes, n: int
-) -> tuple[list[Left], list[str]]:
-    """Append the channel's volume to `chosen`, or say why there is none."""
-    usable = [volume for volume in members if volume.verdict.usable]
+    fitting: Sequence[SubVolume], channel: _Channel, channels: Sequence[_Channel]
+) -> tuple[SubVolume | None, str]:
+    """The channel's volume and, where there was a choice, why it; or None and why none.
+
+    None and an empty text: all that fit are refused, and each says why itself.
+    """
+    alike = [c.name for c in channels if c.rule is None and c.modality == channel.modality]
+    if channel.rule is None and len(channels) > 1 and (not channel.modality or len(alike) > 1):
+        return None, "its name does not tell which volume it is: give --series RULE once for each channel"
+    usable = [volume for volume in fitting if volume.verdict.usable]
+    real = [volume for volume in fitting if not NO_VOLUME.intersection(volume.verdict.codes)]
+    if not fitting:
+        return None, f"no volume of its study {'fits the rule' if channel.rule else 'is ' + channel.modality}"
     if not usable:
-        return [_refused(volume, key) for volume in members], []
-    modality = modality_of(channel)
-    if n > 1 and rule is None:  # several channels: one without a rule is only known by its modality
-        usable = [volume for volume in usable if modality and volume.modality == modality]
-    choice = choose(usable, rule, modality)
-    name = volume_name(members[0], key)
+        return None, ""
+    choice = choose(usable, channel.rule, channel.modality)
     if choice.volume is not None:
-        chosen.append(choice.volume)
-        alone = len(usable) == 1
-        return [], [] if alone else [f"{volume_name(choice.volume, key)}: of {len(usable)} volumes {choice.why}"]
-    if choice.candidates:
-        listed = "; ".join(_with_number(volume) for volume in choice.candidates[:6])
-        more = f" and {len(choice.candidates) - 6} more" if len(choice.candidates) > 6 else ""
-        reason = f"[CHOOSE] {len(choice.candidates)} volumes of its study are alike: {listed}{more}"
-        return [Left(name, f"{reason}; name one with --series RULE, or take each with --series all", True)], []
-    which = f" for channel {channel}" if n > 1 else ""
-    return [Left(name, f"[CHOOSE] of the {len(members)} volume(s) of its study{which}: {choice.why}", broken=True)], []
+        refused = len(real) - len(usable)
+        passed = f"; {refused} that cannot be used passed over" if refused else ""
+        return choice.volume, f"of {len(real)} volumes {choice.why}{passed}" if len(real) > 1 else ""
+    listed = "; ".join(_with_number(volume) for volume in choice.candidates[:6])
+    more = f" and {len(choice.candidates) - 6} more" if len(choice.candidates) > 6 else ""
+    alone = ", or take each with --series all" if len(channels) == 1 else ""
+    said = f"{len(choice.candidates)} volumes of its study are alike: {listed}{more}"
+    return None, f"{said}; name one with --series RULE{alone}"
 
 
 def _with_number(volume: SubVolume) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from medseg.errors import InputError, MedsegError, ResourceError, explained
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, output_of, outputs_stand, read_record, sha256, write_record
 from medseg.imaging.formats import with_data
-from medseg.imaging.naming import CaseMap, MappedCase, read_case_map
+from medseg.imaging.naming import CaseMap, MappedCase, read_case_map, shown_path
 from medseg.imaging.scans import Found, Scan, Wanted, find_scans, read_scan
 from medseg.imaging.source import ReadOptions
 from medseg.imaging.volume import Volume
@@ -141,10 +142,9 @@ def _case(
         write_record(manifest, prediction)
     except ResourceError:
         raise
-    except (MedsegError, MemoryError, RuntimeError) as error:
-        reason = _reason(error)
+    except Exception as error:  # whatever is wrong with one scan, the others go on and the exit code tells
         _forget(manifest, out, scan.name)  # a case is whole, or nothing of it is there
-        yield Unread(case=scan.name, reason=reason)
+        yield Unread(case=scan.name, reason=_reason(error))
         return
     for text in prediction.warnings:
         yield Note(f"{scan.name}: {text}", warning=True)
@@ -153,7 +153,7 @@ def _case(
 def _told(plan: Plan, found: Found, asked: Asked) -> Iterator[Note]:
     """What was chosen, what was left, and which structures have no code."""
     for text in found.notes:
-        yield Note(text)
+        yield Note(text, warning=True)
     for left in found.left:
         yield Note(f"not used: {left.where}: {left.reason}", warning=left.broken)
     for text in _code_warnings(plan, found, asked):
@@ -229,23 +229,26 @@ def scan_key(scan: Scan, model: str, asked: Asked) -> str:
     Raises:
         InputError: a file went away or cannot be read.
     """
-    told = [asked.formats_of(scan), asked.options.model_dump(), sorted(map(repr, asked.codes.items()))]
+    parts = [
+        (c.component, [(c.paths.index(f.path), f.index) for f in c.dicom.frames] if c.dicom else [])
+        for c in scan.channels
+    ]
+    told = [asked.formats_of(scan), asked.options.model_dump(), sorted(map(repr, asked.codes.items())), parts]
     return hashlib.sha256(f"{sha256(with_data(scan.paths), scan.name)} {model} {told}".encode()).hexdigest()
 
 
-def _reason(error: MedsegError | MemoryError | RuntimeError) -> str:
-    """Without `where`: it may be a path that names a patient.
-
-    Raises:
-        RuntimeError: one that is not torch's way of telling that memory ran out.
+def _reason(error: Exception) -> str:
+    """Without `where`: it may be a path that names a patient. Of an error that nobody foresaw only its kind, since its
+    text may hold anything.
     """
+    if isinstance(error, MedsegError):
+        return f"{error.what}; {error.fix}" if error.fix else error.what
     if isinstance(error, torch.OutOfMemoryError):
         return "is too large for the memory of the GPU; use --device cpu for it"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return "is too large for the memory of this machine"
-    if isinstance(error, RuntimeError):
-        raise error
-    return f"{error.what}; {error.fix}" if error.fix else error.what
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"[UNEXPECTED] {type(error).__name__} in {Path(last.filename).name}, line {last.lineno}: please report it"
 
 
 def _refuse_mixing(scans: Path, out: Path) -> None:
@@ -281,9 +284,11 @@ def _remember(out: Path, case_map: CaseMap, found: Found) -> None:
     cases = dict(case_map.cases)
     for scan in found.scans:
         volume = scan.channels[0].dicom
-        folder = scan.paths[0].parent.name
+        folder = shown_path(scan.paths[0].parent.name)
         names = (scan.name,) if volume is None else (folder, volume.series_uid, volume.frame_of_reference)
-        cases[scan.name] = MappedCase(paths=tuple(str(p.resolve()) for p in scan.paths), names=names)
+        cases[scan.name] = MappedCase(paths=tuple(map(found.origin, scan.paths)), names=names)
+    for name, paths in found.unused:  # a case that failed must be found as well
+        cases[name] = MappedCase(paths=tuple(map(found.origin, paths)), names=())
     write_record(out / "case_map.json", CaseMap(key=case_map.key, cases=cases), private=True)
 
 

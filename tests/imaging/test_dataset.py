@@ -322,10 +322,10 @@ def test_label_files_that_name_their_structures(tmp_path: Path) -> None:
         (tmp_path / "labels").mkdir(exist_ok=True)
         write_seg_nrrd(tmp_path / "labels" / f"s{i}.seg.nrrd", Result(labels, grid, None, Algorithm("tests", "1")))
     dataset = find_dataset(tmp_path)
-    assert (dataset.labels, dataset.left) == ({1: "cyst", 2: "Liver"}, ())
+    assert (dataset.labels, dataset.left) == ({1: "Liver", 2: "cyst"}, ())
     for case in dataset.cases:
         _, found, _ = read_case(case, dataset)
-        np.testing.assert_array_equal(found.array, some_label(2))
+        np.testing.assert_array_equal(found.array, some_label(1))
     write_nifti(tmp_path / "images" / "s2.nii.gz", some_image())
     write_nifti(tmp_path / "labels" / "s2.nii.gz", some_label())
     assert "some labels name their structures, others hold values alone" in refused(tmp_path)
