@@ -82,6 +82,9 @@ def run_command(arguments: list[str]) -> int:
     except UseError as error:
         _complain(f"{_words(error)}; see {_verb(error)} --help")
         return WRONG_USE
+    except MemoryError:
+        _complain("the memory of this machine is used up; nothing half-written stays")
+        return WRONG_USE
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; run the same command again to go on")
         return INTERRUPTED

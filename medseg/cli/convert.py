@@ -53,6 +53,6 @@ def command(
         console.show_json({"form": done.form, "files": paths, "deviation_mm": done.deviation_mm, "notes": done.notes})
         return
     for note in done.notes:
-        console.say(f"warning: {note}", "yellow")
+        console.say(f"note: {note}", "yellow")
     files = f"{len(done.paths)} files" if len(done.paths) > 1 else done.paths[0].name
     console.say(f"{done.form} written: {files}; read back, largest deviation {done.deviation_mm:.2g} mm")

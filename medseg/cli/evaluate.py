@@ -23,6 +23,7 @@ def command(
         Path, typer.Option("-o", "--out", help="Where scores.csv and scores.json are written.", show_default=False)
     ],
     tolerance: Annotated[float, typer.Option(help="Tolerance of NSD and boundary F1 in mm.")] = 1.0,
+    prefer: options.Prefer = "",
     json: options.Json = False,
 ) -> None:
     """Score labels: Dice, Hausdorff, surface distances, boundary F1 per structure. Failures count.
@@ -34,7 +35,9 @@ def command(
     from medseg.pipeline import steps
     from medseg.report.evaluation import scores_table
 
-    evaluation = console.follow(steps.evaluate(predictions, references, out, tolerance))
+    evaluation = console.follow(
+        steps.evaluate(predictions, references, out, tolerance, steps.read_options(prefer=prefer))
+    )
     if json:
         console.show_json(evaluation.scores.model_dump(mode="json"))
     else:

@@ -17,7 +17,13 @@ def command(
         Path, typer.Argument(metavar="PATH", help="A data set or scans; DICOM in any form.", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write the same as JSON into this file.", show_default=False)
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Write the same as JSON into this file, and beside it a private map of where each DICOM volume lies.",
+            show_default=False,
+        ),
     ] = None,
     headers: Annotated[bool, typer.Option("--headers", help="Look at headers only, not at every voxel.")] = False,
     allow_gaps: options.AllowGaps = False,
@@ -35,9 +41,11 @@ def command(
     from medseg.report.inspection import inspection_table
 
     read = steps.read_options(allow_gaps, prefer=prefer)
-    found = console.follow(steps.inspect(path, read, headers))
+    inspected = console.follow(steps.inspect(path, read, headers))
+    found = inspected.inspection
     if out is not None:
         write_record(out, found)
+        write_record(out.with_name(f"{out.stem}.case_map.json"), inspected.case_map, private=True)
     if json:
         console.show_json(found.model_dump(mode="json"))
     else:

@@ -27,6 +27,12 @@ def command(
     dims: Annotated[str, typer.Option(help="auto, 2d or 3d.")] = "auto",
     memory: Annotated[float | None, typer.Option(help="GPU memory to plan for, in GB.", show_default=False)] = None,
     budget: options.Budget = None,
+    labels: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help="The structures to train on: liver,kidney. [default: all]", show_default=False
+        ),
+    ] = "",
     series: options.Series = None,
     suv: Annotated[bool, typer.Option("--suv", help="Read PET as body-weight SUV.")] = False,
     allow_gaps: options.AllowGaps = False,
@@ -45,7 +51,9 @@ def command(
     from medseg.report.plan import plan_tables
 
     read = steps.read_options(allow_gaps, suv, prefer)
-    planned = console.follow(steps.plan(data, run, spacing, dims, memory, budget, seed, device, series or (), read))
+    wanted = [name.strip() for name in labels.split(",") if name.strip()]
+    events = steps.plan(data, run, spacing, dims, memory, budget, seed, device, series or (), read, wanted)
+    planned = console.follow(events)
     if json:
         console.show_json({"run": run.name, "plan": planned.plan.model_dump(mode="json"), "failed": planned.failed})
     else:

@@ -9,25 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from medseg.errors import InputError, MedsegError
-from medseg.evaluation.case import StructureScore, diagonal_mm, score_case
 from medseg.evaluation.cohort import Scores, as_csv, summarise
-from medseg.evaluation.pairing import (
-    Pair,
-    Pairing,
-    names_in_files,
-    names_of_structures,
-    pair_up,
-    plain,
-    unambiguous,
-)
+from medseg.evaluation.names import named, structures_of, unambiguous, unknown_names
+from medseg.evaluation.pairing import Pair, Pairing, pair_up
+from medseg.evaluation.scoring import CaseScores, score_pair
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, write_record, write_text
-from medseg.imaging.grid import Grid
-from medseg.imaging.label_files import label_kind, label_names_in, read_label_file, read_label_grid
-from medseg.imaging.volume import LabelMap
+from medseg.imaging.label_files import read_label_grid
+from medseg.imaging.nifti_header import Prefer
+from medseg.imaging.structures import Structures
 from medseg.parallel import Done, Failed, local_executor, over_cases
 
 SECONDS_PER_VOXEL = 75e-9  # reading and scoring, measured on 512x512x200 voxels with 8 structures
@@ -59,27 +50,20 @@ class Evaluation:
         return self.scores.unpaired_predictions
 
 
-@dataclass(frozen=True, slots=True)
-class CaseScores:
-    """What one case brings: its rows, the diagonal of its image in mm, and why its prediction counts as missed."""
-
-    rows: tuple[StructureScore, ...]
-    diagonal_mm: float
-    failure: str = ""
-
-
 def evaluate_folders(
     predictions: Path,
     references: Path,
     out: Path,
     tolerance_mm: float = 1.0,
     names: Mapping[int, str] | None = None,
+    prefer: Prefer = "",
 ) -> Iterator[Event | Evaluation]:
     """Score every reference against its prediction and summarise them; yields events, and last an `Evaluation`.
 
     `predictions` and `references` are folders or single files of labels in any format, paired by `pairing.pair_up`;
-    NSD and boundary F1 are at `tolerance_mm`. A reference without a prediction counts as missed. A case that
-    cannot be scored is set aside in `failed`; the others go on.
+    NSD and boundary F1 are at `tolerance_mm`; `prefer` decides between contradicting affines of NIfTI files. A
+    reference without a prediction counts as missed. A case that cannot be scored is set aside in `failed`; the others
+    go on.
 
     Raises:
         InputError: a side is missing, empty, or nothing pairs; a tolerance below 0; names that are not unique.
@@ -88,18 +72,22 @@ def evaluate_folders(
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise InputError(f"a tolerance of {tolerance_mm} mm cannot be used", fix="give a number of at least 0")
     pairing = pair_up(predictions, references)
-    known = unambiguous(names) if names is not None else names_of_structures(predictions, references)
-    known = known if known is not None else names_in_files(pairing)
+    if names is not None:
+        known: Structures | None = Structures(unambiguous(names))
+    else:
+        known = structures_of(predictions, references, pairing)
     output_folder(out)
 
     missing = [pair.case for pair in pairing.pairs if pair.prediction is None]
     yield from _notes(pairing, missing)
-    executor, in_flight, expect = _where_to_work(pairing.pairs)
+    for line in named(unknown_names(pairing, known)):
+        yield Note(line, warning=True)
+    executor, in_flight, expect = _where_to_work(pairing.pairs, prefer)
     yield Stage("evaluate", len(pairing.pairs), expect)
 
     done: dict[str, CaseScores] = {}
     failed: dict[str, str] = {}
-    work = partial(score_pair, tolerance_mm=tolerance_mm, names=known)
+    work = partial(score_pair, tolerance_mm=tolerance_mm, known=known, prefer=prefer)
     for count, result in enumerate(over_cases(work, pairing.pairs, executor, in_flight), 1):
         case = result.case.case
         if isinstance(result, Failed):
@@ -111,6 +99,8 @@ def evaluate_folders(
             if result.record.failure:
                 failed[case] = result.record.failure
                 yield Note(f"{case} counts as missed: {failed[case]}", warning=True)
+            for note in result.record.notes:
+                yield Note(f"{case}: {note}")
             yield Advanced(count, f"{case} {_told(result)}")
 
     scores = summarise(
@@ -136,73 +126,25 @@ def write_scores(folder: Path, scores: Scores) -> tuple[Path, Path]:
     return table, everything
 
 
-def _where_to_work(pairs: Sequence[Pair]) -> tuple[Executor, int, str]:
+def _where_to_work(pairs: Sequence[Pair], prefer: Prefer) -> tuple[Executor, int, str]:
     """Choose where to work by the sizes in the headers; also say how long it will take."""
-    voxels = [_voxels(pair.reference) for pair in pairs]
+    voxels = [_voxels(pair, prefer) for pair in pairs]
     expected_s = SECONDS_PER_VOXEL * sum(voxels) + SECONDS_PER_CASE * len(pairs)
     executor, in_flight = local_executor(len(pairs), expected_s, BYTES_PER_VOXEL * max(voxels))
     wall_s = max(expected_s / max(1, in_flight // 2), 1.0)
     return executor, in_flight, f"about {wall_s:.0f} s" if wall_s < 120 else f"about {wall_s / 60:.0f} min"
 
 
-def _voxels(path: Path) -> int:
-    try:
-        grid = read_label_grid(path)
-        return math.prod(grid.shape) if grid is not None else 0
-    except MedsegError:
-        return 0  # it will fail by name when its turn comes
-
-
-def score_pair(pair: Pair, tolerance_mm: float, names: dict[int, str] | None) -> CaseScores:
-    """Read and score one case; a prediction that does not exist or cannot be used counts as an empty one.
-
-    Labels without a grid of their own (SEG holds some slices, RTSTRUCT none) are brought onto the other's.
-
-    Raises:
-        InputError: the reference cannot be read; said without its path, which may tell of a patient.
-    """
-    prediction, failure = None, ""
-    first = None if _needs_grid(pair.reference) else _read(pair.reference, "reference", names, None)
-    if pair.prediction is not None:
+def _voxels(pair: Pair, prefer: Prefer) -> int:
+    """Of the larger side; 0 where no header tells."""
+    sizes = [0]
+    for path in (pair.reference, pair.prediction):
         try:
-            grid = first.grid if first is not None and _needs_grid(pair.prediction) else None
-            prediction = _read(pair.prediction, "prediction", names, grid)
-        except MedsegError as error:
-            failure = str(error)
-    onto = prediction.grid if prediction is not None else None
-    reference = first if first is not None else _read(pair.reference, "reference", names, onto)
-    diagonal = diagonal_mm(reference.grid)
-    if prediction is not None:
-        try:
-            return CaseScores(score_case(pair.case, reference, prediction, tolerance_mm), diagonal)
-        except MedsegError as error:
-            failure = str(error)
-    nothing = LabelMap(np.zeros(reference.grid.shape, np.uint8), reference.grid, reference.names)
-    return CaseScores(score_case(pair.case, reference, nothing, tolerance_mm), diagonal, failure)
-
-
-def _needs_grid(path: Path) -> bool:
-    return label_kind(path) in ("seg", "rtstruct")
-
-
-def _read(path: Path, what: str, names: dict[int, str] | None, onto: Grid | None) -> LabelMap:
-    try:
-        own = label_names_in(path)
-        if own is None or names is None:
-            return read_label_file(path, onto, names)
-        return _renumbered(read_label_file(path, onto), own, names)
-    except MedsegError as error:
-        raise type(error)(error.what, what, error.fix) from None
-
-
-def _renumbered(labels: LabelMap, own: Mapping[int, str], names: Mapping[int, str]) -> LabelMap:
-    """Labels that name themselves, by the values that these names have here; others are left out."""
-    values = {plain(name): value for value, name in names.items()}
-    table = np.zeros(int(labels.array.max()) + 1, np.uint16)
-    for value, name in own.items():
-        if value < len(table):
-            table[value] = values.get(plain(name), 0)
-    return LabelMap(table[labels.array], labels.grid, names)
+            grid = read_label_grid(path, prefer) if path is not None else None
+            sizes.append(math.prod(grid.shape) if grid is not None else 0)
+        except MedsegError:
+            continue  # it will fail by name when its turn comes
+    return max(sizes)
 
 
 def _notes(pairing: Pairing, missing: list[str]) -> Iterator[Note]:

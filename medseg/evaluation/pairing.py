@@ -1,18 +1,27 @@
-"""Which prediction belongs to which reference, and what their label values are called."""
+"""Which prediction belongs to which reference, and what a pair is called: never by the name of a DICOM file.
+
+Names of DICOM files and of their folders may name the patient. So a case of DICOM objects alone is called by the case
+map, by the name that medseg gave to the prediction, or by a keyed hash.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from medseg.errors import InputError, explained
-from medseg.imaging.label_files import LabelKind, label_kind, label_names_in, label_references
+from medseg.errors import InputError, MedsegError, explained
+from medseg.imaging.label_files import LabelKind, label_kind, label_references
+from medseg.imaging.naming import dicom_name
 
 SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".seg", ".rtstruct")  # stripped in this order
+_DICOM = ("seg", "rtstruct")
+_HASHED = re.compile(r"(case|seg|rtstruct)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +41,37 @@ class Pairing:
     unpaired_predictions: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A case map: the key of its names, and what each name of a source stands for."""
+
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    case_of: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file of labels: `name` is the case map's, else that of the file; `shown` may be told to anyone."""
+
+    file: Path
+    kind: LabelKind
+    name: str
+    shown: str
+    mapped: bool
+    series: str
+
+    @property
+    def told(self) -> str:
+        """What it is called in an error."""
+        return f"a DICOM object ({self.shown})" if self.kind in _DICOM else self.file.name
+
+
 def pair_up(predictions: Path, references: Path) -> Pairing:
     """Pair by case name: the file name without extension and `_0000`, or what `case_map.json` makes of it.
 
-    A DICOM SEG or RTSTRUCT may lie at any depth; it is also known by the series and the frame of reference that it
-    names. Where a folder of predictions holds one case in several formats, the first of NIfTI, NRRD, SEG, RTSTRUCT is
-    scored.
+    A DICOM SEG or RTSTRUCT may lie at any depth. The case map knows it also by the series and the frame of reference
+    that it names; two such objects of one series are a pair whatever their names. Where a folder of predictions holds
+    one case in several formats, the first of NIfTI, NRRD, SEG, RTSTRUCT is scored.
 
     Either side may be a single file: then only its case is asked about, and two single files are a pair whatever
     their names.
@@ -45,151 +79,134 @@ def pair_up(predictions: Path, references: Path) -> Pairing:
     Raises:
         InputError: a side is missing or holds no labels, two files stand for one case, or nothing pairs.
     """
-    case_ids = _case_ids(_folder(predictions) / "case_map.json")
-    predicted = _files(predictions, "prediction", lambda name: name)
-    referred = _files(references, "reference", lambda name: case_ids.get(name, name))
+    known = _case_map(_folder(predictions) / "case_map.json")
+    ours = (_folder(predictions) / "predictions.json").is_file()
+    predicted_files = _found(predictions, "prediction", known, ours)
+    referred_files = _found(references, "reference", known, False)
+    shared = _shared_series(predicted_files, referred_files)
+    predicted = _by_case(predicted_files, shared, predictions, choose=ours)
+    referred = _by_case(referred_files, shared, references, choose=False)
     if predictions.is_file() and references.is_file():
         referred = dict(zip(predicted, referred.values(), strict=True))
     both = predicted.keys() & referred.keys()
     if not both:
+        names = (min(one.shown for one in side.values()) for side in (predicted, referred))
         raise InputError(
-            f"no prediction here has the name of a reference in {references}",
-            predictions,
-            f"name them alike (now for example {min(predicted)} and {min(referred)})",
+            "no prediction has the name of a reference",
+            predictions if predictions.is_dir() else "",
+            f"name them alike (now for example {' and '.join(names)})",
         )
     asked = both if predictions.is_file() else referred.keys()
-    unpaired = () if references.is_file() else tuple(sorted(predicted.keys() - both))
-    return Pairing(tuple(Pair(case, referred[case], predicted.get(case)) for case in sorted(asked)), unpaired)
+    lone = [] if references.is_file() else [predicted[key].shown for key in predicted.keys() - both]
+    pairs = [_pair(referred[key], predicted.get(key)) for key in asked]
+    if len({pair.case for pair in pairs}) < len(pairs):
+        raise InputError("several references would bear the name of one case", "", "give each file its own name")
+    return Pairing(tuple(sorted(pairs, key=lambda pair: (pair.case, pair.reference))), tuple(sorted(lone)))
 
 
-def names_of_structures(predictions: Path, references: Path) -> dict[int, str] | None:
-    """Read what label values are called: from `predictions.json`, else the `dataset.json` of the references, else None.
-
-    Raises:
-        InputError: such a file is no JSON, its `labels` cannot be understood, or a name has another value on each side.
-    """
-    references = _folder(references)
-    beside = [f / "dataset.json" for f in (references, references.parent)]
-    found = [_names(labels, p) for p in [_folder(predictions) / "predictions.json", *beside] if (labels := _labels(p))]
-    for other in found[1:]:
-        values = {name.casefold(): value for value, name in other.items()}
-        for value, name in found[0].items():
-            if values.get(name.casefold(), value) != value:
-                raise InputError(
-                    f"{name} is label {value} in the predictions and {values[name.casefold()]} in the references",
-                    references,
-                    "give both the same label values",
-                )
-    return found[0] if found else None
-
-
-def names_in_files(pairing: Pairing) -> dict[int, str] | None:
-    """Names that the label files themselves give (SEG, RTSTRUCT, .seg.nrrd), sorted and numbered; None if none does.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    files = [path for pair in pairing.pairs for path in (pair.reference, pair.prediction) if path is not None]
-    spoken = [names for path in files if (names := label_names_in(path)) is not None]
-    alike = {plain(name): name for names in spoken for name in names.values()}
-    return {value: alike[key] for value, key in enumerate(sorted(alike), 1)} if spoken else None
-
-
-def plain(name: str) -> str:
-    """A structure's name without case, spaces and underscores: `Left Kidney` is `left_kidney`."""
-    return " ".join(name.casefold().replace("_", " ").split())
-
-
-def _labels(path: Path) -> Any:
-    return _json_object(path).get("labels")
-
-
-def unambiguous(names: Mapping[int, str], where: Path | str = "") -> dict[int, str]:
-    """Names without the background's.
-
-    Raises:
-        InputError: two values bear one name, so that their scores could not be told apart.
-    """
-    structures = {value: name for value, name in names.items() if value != 0}
-    twice = sorted({name for name in structures.values() if list(structures.values()).count(name) > 1})
-    if twice:
-        raise InputError(f"several label values are called {twice[0]!r}", where, "give each value its own name")
-    return structures
+def _pair(reference: _Found, prediction: _Found | None) -> Pair:
+    """By the name of the prediction, since medseg may have made it, unless only the reference's may be told."""
+    spoken = [one.shown for one in (prediction, reference) if one and (one.mapped or one.kind not in _DICOM)]
+    case = next(iter([*spoken, *([prediction.shown] if prediction else [])]), reference.shown)
+    return Pair(case, reference.file, prediction.file if prediction else None)
 
 
 def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _files(path: Path, what: str, case_of: Callable[[str], str]) -> dict[str, Path]:
-    """Case name to file of labels; everything else in the folder is left alone."""
+def _found(path: Path, what: str, known: _Known, ours: bool) -> list[_Found]:
+    """The label files of a side; everything else in the folder is left alone. `ours`: medseg named the files."""
     if not path.exists():
         raise InputError("there is no such file or folder", path, f"give the folder (or file) of the {what}s")
-    with explained(path):
-        found = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
-        labelled = [(file, kind) for file in found if (kind := label_kind(file)) is not None]
-        if not labelled and path.is_dir():
-            deeper = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
-            labelled = [(file, kind) for file in deeper if (kind := label_kind(file)) in ("seg", "rtstruct")]
-    ours = what == "prediction" and (_folder(path) / "predictions.json").is_file()
-    cases: dict[str, Path] = {}
+    with explained("" if path.is_file() else path):
+        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
+        labelled = [(file, kind) for file in files if (kind := label_kind(file)) is not None]
+        if path.is_dir() and not (ours and labelled):
+            deeper = sorted(p for p in path.rglob("*") if p.parent != path and p.is_file() and p.name[0] != ".")
+            labelled += [(file, kind) for file in deeper if (kind := label_kind(file)) in _DICOM and kind]
+    if not labelled:
+        formats = "NIfTI, NRRD, MHA, DICOM SEG or RTSTRUCT"
+        where = path if path.is_dir() else ""
+        raise InputError(f"holds no {what} ({formats})", where, "give the folder that holds them")
     order = list(get_args(LabelKind))
-    for file, kind in sorted(labelled, key=lambda pair: (order.index(pair[1]), pair[0])):
-        case = _case(file, kind, case_of)
-        if case not in cases:
-            cases[case] = file
-        elif not ours:
-            raise InputError(f"{cases[case].name} and {file.name} are the same case", path, "keep only one of them")
-    if not cases:
-        raise InputError(
-            f"holds no {what} (NIfTI, NRRD, MHA, DICOM SEG or RTSTRUCT)", path, "give the folder that holds them"
-        )
-    return cases
+    labelled.sort(key=lambda pair: (order.index(pair[1]), pair[0]))
+    return [_one(file, kind, what, known, ours) for file, kind in labelled]
 
 
-def _case(file: Path, kind: LabelKind, case_of: Callable[[str], str]) -> str:
+def _one(file: Path, kind: LabelKind, what: str, known: _Known, ours: bool) -> _Found:
     stem = file.name
     for suffix in SUFFIXES:
         stem = stem.removesuffix(suffix)
     name = stem.removesuffix("_0000") or stem
-    if kind in ("seg", "rtstruct"):
-        known = (case_of(said) for said in (*label_references(file), file.parent.name))
-        return next((case for case in known if case.startswith("case-")), case_of(name))
-    return case_of(name)
+    if kind not in _DICOM:
+        mapped = what == "reference" and name in known.case_of
+        name = known.case_of[name] if mapped else name
+        return _Found(file, kind, name, name, mapped, "")
+    if ours:
+        return _Found(file, kind, name, name, True, "")
+    said = _references(file)
+    asked = (*said, name, *([file.parent.name] if what == "reference" else []))
+    case = next((known.case_of[one] for one in asked if one in known.case_of), None)
+    if case is not None:
+        return _Found(file, kind, case, case, True, "")
+    shown = name if what == "prediction" and _HASHED.fullmatch(name) else dicom_name(known.key, str(file), kind)
+    return _Found(file, kind, name, shown, False, said[0] if said else "")
 
 
-def _case_ids(path: Path) -> dict[str, str]:
-    """Name of a source to the case-id that its outputs are called by."""
-    cases = _json_object(path).get("cases", {})
+def _references(file: Path) -> tuple[str, ...]:
+    """None for a damaged object, which fails when its turn comes."""
+    try:
+        return label_references(file)
+    except MedsegError:
+        return ()
+
+
+def _shared_series(one: Sequence[_Found], other: Sequence[_Found]) -> frozenset[str]:
+    """The series that exactly one DICOM object of each side belongs to."""
+    sides = [Counter(found.series for found in side if found.series) for side in (one, other)]
+    return frozenset(uid for uid in sides[0] if sides[0][uid] == sides[1][uid] == 1)
+
+
+def _by_case(found: Sequence[_Found], shared: frozenset[str], path: Path, choose: bool) -> dict[str, _Found]:
+    """By what pairs: the series of a DICOM object if both sides have it, else the name. `choose`: the first counts."""
+    cases: dict[str, _Found] = {}
+    for one in found:
+        key = f"series {one.series}" if one.series in shared else one.name
+        if key not in cases:
+            cases[key] = one
+        elif not choose:
+            where = path if path.is_dir() else ""
+            raise InputError(f"{cases[key].told} and {one.told} are the same case", where, "keep only one of them")
+    return cases
+
+
+def _case_map(path: Path) -> _Known:
+    """The case-id that outputs of each source are called by, and the key; a key for this run where there is none."""
+    said = json_object(path)
+    cases = said.get("cases", {})
     try:
         ids = [(str(name), str(case)) for case, entry in cases.items() for name in entry["names"]]
-    except (AttributeError, KeyError, TypeError):
+        key = bytes.fromhex(said.get("key", "")) or secrets.token_bytes(16)
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError("is not a valid case map", path, "write the predictions again") from None
     times = Counter(name for name, _ in ids)  # a folder's name that stands for two series tells of neither
-    return {name: case for name, case in ids if times[name] == 1}
+    return _Known(key, {name: case for name, case in ids if times[name] == 1})
 
 
-def _json_object(path: Path) -> Mapping[str, Any]:
-    """The file's object, or an empty one where there is no such file."""
+def json_object(path: Path) -> Mapping[str, Any]:
+    """The file's object, or an empty one where there is no such file.
+
+    Raises:
+        InputError: it is no JSON, or no object.
+    """
     if not path.is_file():
         return {}
     try:
         with explained(path):
             values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError("is not valid JSON", path, "mend or remove it") from None
     if not isinstance(values, dict):
         raise InputError("does not hold a JSON object", path, "mend or remove it")
     return values
-
-
-def _names(labels: Any, path: Path) -> dict[int, str]:
-    """Both ways of writing them: {"1": "liver"} and {"liver": 1}."""
-    try:
-        if all(str(key).isdecimal() for key in labels):
-            names = {int(value): str(name) for value, name in labels.items()}
-        else:
-            names = {int(value): str(name) for name, value in labels.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise InputError("its labels are not one number for each name", path, "name them in an option") from None
-    return unambiguous(names, path)

@@ -73,7 +73,7 @@ def bids(root: Path, options: ReadOptions) -> Listing:
     values: dict[Path, set[int]] = {}
     for label in labels:
         try:
-            sessions.append(_session(root, label))
+            sessions.append(_session(root, label, options))
             values[label.path] = set(values_in(label.path, options))
         except MedsegError as error:
             left.append(Left(label.only(OF_A_SCAN), error.what, broken=True))
@@ -124,15 +124,16 @@ def _refuse_several_kinds(root: Path, labels: Sequence[Named]) -> None:
         )
 
 
-def _session(root: Path, label: Named) -> Session:
+def _session(root: Path, label: Named, options: ReadOptions) -> Session:
     folder = root / label.only(("sub",)) / label.only(("ses",)) / "anat"
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     images = [_parsed(path) for path in files if path.name.endswith(SUFFIXES) and path.name.startswith("sub-")]
     shared = [image for image in images if image.suffix != LABELS and _same_scan(image, label)]
     if not shared:
         raise InputError("there is no image of it in anat")
-    grid = read_grid(label.path)
-    lying = [image for image in shared if volumes_in(image.path) == 1 and grid.agrees(read_grid(image.path))]
+    grid = read_grid(label.path, prefer=options.prefer)
+    single = [image for image in shared if volumes_in(image.path) == 1]
+    lying = [image for image in single if grid.agrees(read_grid(image.path, prefer=options.prefer))]
     if not lying:
         raise InputError("no image of it in anat lies on the grid of its label")
     channels: dict[str, Path] = {}

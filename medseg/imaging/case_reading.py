@@ -16,8 +16,9 @@ from medseg.imaging.case import Case, LabelFile
 from medseg.imaging.dicom.label_objects import Noted
 from medseg.imaging.formats import with_data
 from medseg.imaging.grid import Grid
-from medseg.imaging.label_files import placed, read_label_file_noted
+from medseg.imaging.label_files import label_names_in, placed, read_label_file_noted
 from medseg.imaging.label_values import read_renamed, unknown_values
+from medseg.imaging.overlaps import CODE, Overlap, lost, overlaps, told
 from medseg.imaging.reading import check_same_place, read_channels
 from medseg.imaging.source import Reading, ReadOptions
 from medseg.imaging.structures import IGNORE, LARGEST
@@ -94,15 +95,45 @@ def _file(label: LabelFile, grid: Grid, names: Mapping[int, str], name: str, opt
     renames = label.renames
     if any(not 0 <= value <= LARGEST for value in renames):
         return placed(read_renamed(label.path, renames, options), grid, name)
-    found, notes = read_label_file_noted(label.path, grid, name=name, prefer=options.prefer)
+    wanted = _wanted(label, name)
+    found, notes = read_label_file_noted(label.path, grid, name=name, prefer=options.prefer, wanted=wanted)
     _refuse_unknown(found, renames or names, name)
+    if notes:  # an overlap is noted
+        shared = overlaps(label.path, None, name, wanted=wanted)
+        notes += _told_overlaps(shared, renames or {v: v for v in names}, found.names, name)
     return (LabelMap(_renamed(found.array, renames), grid, {}) if renames else found), notes
 
 
 def _object(part: LabelFile, onto: Grid, name: str, frame_of_reference: str) -> Noted:
-    found, notes = read_label_file_noted(part.path, onto, None, name, frame_of_reference)
+    wanted = _wanted(part, name)
+    found, notes = read_label_file_noted(part.path, onto, None, name, frame_of_reference, wanted=wanted)
     _refuse_unknown(found, part.renames, name)
+    if notes:  # an overlap is noted
+        shared = overlaps(part.path, onto, name, frame_of_reference, wanted)
+        notes += _told_overlaps(shared, part.renames, found.names, name)
     return LabelMap(_renamed(found.array, part.renames), onto, {}), notes
+
+
+def _wanted(label: LabelFile, name: str) -> frozenset[str] | None:
+    """The names of the structures that the dataset uses, in a file that names them; None where it uses all."""
+    named = None if all(label.renames.values()) else label_names_in(label.path, name)
+    return None if named is None else frozenset(said for value, said in named.items() if label.renames.get(value))
+
+
+def _told_overlaps(
+    found: Sequence[Overlap], renames: Mapping[int, int], names: Mapping[int, str], name: str
+) -> tuple[str, ...]:
+    """What structures lost to others.
+
+    Raises:
+        InputError: one lost every voxel.
+    """
+    apart = [one for one in found if renames.get(one.loser) != renames.get(one.winner)]
+    for one in lost(apart):
+        loser, winner = names[one.loser], names[one.winner]
+        what = f"{CODE} all voxels of its structure {loser} belong to others as well, most to {winner}, which count"
+        raise InputError(what, name, f"leave {winner} out: name the structures that are wanted with --labels")
+    return told(apart, names)
 
 
 def _renamed(array: Labels, renames: Mapping[int, int]) -> Labels:

@@ -23,9 +23,13 @@ import numpy as np
 from medseg.errors import GeometryError, InputError
 from medseg.imaging import itk, nifti
 from medseg.imaging.dataset import is_dataset
+from medseg.imaging.dicom.headers import text, whole
+from medseg.imaging.dicom.label_objects import RTSTRUCT, SEG, items, label_object
 from medseg.imaging.dicom.volumes import SubVolume
 from medseg.imaging.grid import Grid
-from medseg.imaging.label_files import label_kind, label_names_in, read_label_file
+from medseg.imaging.label_files import LabelKind, label_kind, label_names_in, read_label_file_noted
+from medseg.imaging.overlaps import overlaps
+from medseg.imaging.overlaps import told as told_overlaps
 from medseg.imaging.regrid import map_onto
 from medseg.imaging.restructure import decathlon_to_nnunet, nnunet_to_decathlon
 from medseg.imaging.scans import Scan, Wanted, find_scans, read_scan
@@ -33,22 +37,25 @@ from medseg.imaging.source import Reading, ReadOptions
 from medseg.imaging.volume import LabelMap, Volume
 from medseg.imaging.writing.files import write_nifti
 from medseg.imaging.writing.nrrd import write_seg_nrrd
-from medseg.imaging.writing.result import Algorithm, Result, Written
+from medseg.imaging.writing.result import Algorithm, Made, Result, Written
 from medseg.imaging.writing.rtstruct import write_rtstruct
 from medseg.imaging.writing.seg import write_seg
 from medseg.imaging.writing.series import write_series
 
 Form = Literal["nifti", "nrrd", "mha", "dicom", "seg", "labelmap", "rtstruct", "seg.nrrd", "nnunet", "decathlon"]
 FORMS: tuple[str, ...] = get_args(Form)
-BY_SUFFIX: tuple[tuple[str, Form], ...] = (  # the first that fits
-    (".seg.nrrd", "seg.nrrd"),
-    (".rtstruct.dcm", "rtstruct"),
-    (".dcm", "seg"),
-    (".nii.gz", "nifti"),
-    (".nii", "nifti"),
-    (".nrrd", "nrrd"),
-    (".mha", "mha"),
+BY_SUFFIX: tuple[tuple[str, tuple[Form, ...]], ...] = (  # what a name may hold: the first that fits, first if not told
+    (".seg.nrrd", ("seg.nrrd",)),
+    (".rtstruct.dcm", ("rtstruct",)),
+    (".seg.dcm", ("seg", "labelmap")),
+    (".dcm", ("seg", "labelmap", "rtstruct")),
+    (".nii.gz", ("nifti",)),
+    (".nii", ("nifti",)),
+    (".nrrd", ("nrrd", "seg.nrrd")),
+    (".mha", ("mha",)),
 )
+NEED_SUFFIX = ("nifti", "nrrd", "mha", "seg.nrrd")
+OF_DICOM = ("seg", "labelmap", "rtstruct")
 OF_LABELS: dict[str, Callable[[Path, Result], Written]] = {
     "seg": write_seg,
     "labelmap": lambda path, result: write_seg(path, result, labelmap=True),
@@ -94,6 +101,7 @@ def convert(source: Path, target: Path, wish: Wish) -> Converted:
     if not source.exists():
         raise InputError("there is no such file or folder", source, "check the spelling")
     form = _form(target, wish.to)
+    notes: tuple[str, ...] = ("--names is ignored: only labels have names",) if wish.names else ()
     if form in ("nnunet", "decathlon"):
         if not is_dataset(source):
             raise InputError("is no dataset", source, "give a Medical Decathlon or nnU-Net raw folder")
@@ -102,13 +110,13 @@ def convert(source: Path, target: Path, wish: Wish) -> Converted:
     _refuse_same(source, target)
     kind = label_kind(source) if source.is_file() else None
     named = kind is not None and label_names_in(source) is not None  # a file that names its structures holds labels
-    to_labels = form in ("seg", "labelmap", "rtstruct", "seg.nrrd") or named
+    to_labels = form in (*OF_DICOM, "seg.nrrd") or named
     with TemporaryDirectory(prefix="medseg-") as scratch:
         if to_labels:
             return _labels(source, target, form, wish, Path(scratch))
-        scan, notes = _one_scan(source, wish, Path(scratch))
+        scan, told = _one_scan(source, wish, Path(scratch))
         (reading,) = read_scan(scan, wish.options)
-    notes = (*notes, *reading.notes)
+    notes += (*told, *reading.notes)
     if form == "dicom":
         return _series(reading, target, wish, scan, notes)
     path, deviation = _image(target, form, reading.volume)
@@ -116,16 +124,19 @@ def convert(source: Path, target: Path, wish: Wish) -> Converted:
 
 
 def _form(target: Path, to: str) -> str:
-    if to:
-        if to not in FORMS:
-            raise InputError(f"--to {to} is no form", fix=f"give one of {', '.join(FORMS)}")
-        return to
-    found = next((form for suffix, form in BY_SUFFIX if target.name.lower().endswith(suffix)), None)
-    if found is not None:
-        return found
-    if target.suffix:
-        raise InputError(f"a name that ends in {target.suffix} is of no form", target, f"give --to {'|'.join(FORMS)}")
-    return "dicom"
+    possible = next((forms for suffix, forms in BY_SUFFIX if target.name.lower().endswith(suffix)), ())
+    if not to:
+        if not possible and target.suffix:
+            what = f"a name that ends in {target.suffix} is of no form"
+            raise InputError(what, target, f"give --to {'|'.join(FORMS)}")
+        return possible[0] if possible else "dicom"
+    if to not in FORMS:
+        raise InputError(f"--to {to} is no form", fix=f"give one of {', '.join(FORMS)}")
+    if (possible and to not in possible) or (not possible and to in NEED_SUFFIX):  # programs go by the name
+        suffix = next((suffix for suffix, forms in BY_SUFFIX if to in forms), "")
+        name = f"a name that ends in {suffix}" if suffix else "the name of a folder"
+        raise InputError(f"--to {to} contradicts the name of what is to be written", target, f"give {name}")
+    return to
 
 
 def _refuse_same(source: Path, target: Path) -> None:
@@ -179,33 +190,71 @@ def _compared(back: Volume, meant: Volume) -> float:
 def _series(reading: Reading, target: Path, wish: Wish, scan: Scan, notes: tuple[str, ...]) -> Converted:
     if wish.modality not in ("CT", "MR"):
         raise InputError("a DICOM series needs to be told what it is", fix="give --modality CT or --modality MR")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError("is not empty", target, "name a new folder")
     modality: Literal["CT", "MR"] = "CT" if wish.modality == "CT" else "MR"
     written = write_series(target, reading.volume, modality, scan.name)
     return Converted("dicom", written.paths, written.deviation_mm, (*notes, *written.notes))
 
 
 def _labels(source: Path, target: Path, form: str, wish: Wish, scratch: Path) -> Converted:
-    if source.is_dir() or label_kind(source) is None:
+    kind = None if source.is_dir() else label_kind(source)
+    if kind is None:
         raise InputError("is no file of labels", source, "give NIfTI, NRRD, MHA, DICOM SEG or RTSTRUCT")
     if form not in OF_LABELS:
         known = ", ".join(OF_LABELS)
         raise InputError(f"labels cannot be converted into {form}", source, f"convert them into one of {known}")
-    volume, notes = _like(wish, scratch)
+    if wish.like is None and (form in OF_DICOM or kind == "rtstruct"):
+        what = "[NEEDS_SCAN] DICOM labels belong to a DICOM series, and which is not said"
+        raise InputError(what, fix="give the folder of the series with --like")
+    volume, told = _like(wish, scratch)
     own = label_names_in(source)
-    drawn = label_kind(source) in ("seg", "rtstruct")  # on slices, or on none: they take the grid of the series
-    labels = read_label_file(
-        source, volume.grid if drawn and volume is not None else None, own or dict(wish.names) or None
+    drawn = kind in ("seg", "rtstruct")  # on slices, or on none: they take the grid of the series
+    onto = volume.grid if drawn and volume is not None else None
+    labels, left = read_label_file_noted(
+        source, onto, own or wish.names or None, "", _frame_of_reference(volume), wish.options.prefer
     )
+    shared = overlaps(source, onto, "", _frame_of_reference(volume)) if left else ()  # an overlap is noted
+    notes = (*told, *left, *told_overlaps(shared, labels.names), *_told_names(labels, own, wish.names))
     if volume is not None and volume.grid is not None:
         labels, lost = _onto(labels, volume.grid)
         notes = (*notes, *lost)
     if own and form == "nifti":
         notes = (*notes, "values: " + ", ".join(f"{value} {name}" for value, name in sorted(own.items())))
-    result = Result(labels, labels.grid, volume, Algorithm("medseg convert", version("medseg")))
+    algorithm = Algorithm("medseg convert", version("medseg"))
+    result = Result(labels, labels.grid, volume, algorithm, made=_how_drawn(source, kind))
     written = OF_LABELS[form](target, result)
     return Converted(form, (written.path,), written.deviation_mm, notes)
+
+
+def _how_drawn(path: Path, kind: LabelKind) -> Made:
+    """How a label object says that its structures were drawn, if it says the same of all."""
+    if kind not in ("seg", "rtstruct"):
+        return ""
+    of_segments = kind == "seg"
+    classes, sequence = (SEG, "SegmentSequence") if of_segments else (RTSTRUCT, "StructureSetROISequence")
+    with label_object(path, classes, "", [sequence]) as found:
+        structures = [item for item in items(found, sequence) if whole(item, "SegmentNumber", 1) > 0]
+        said = {text(item, "SegmentAlgorithmType" if of_segments else "ROIGenerationAlgorithm") for item in structures}
+    return next((made for made in get_args(Made) if said == {made}), "")
+
+
+def _told_names(labels: LabelMap, own: Mapping[int, str] | None, asked: Mapping[int, str]) -> tuple[str, ...]:
+    """What is odd about the names that were asked for."""
+    if own:
+        return ("--names is ignored: the file names its structures itself",) if asked else ()
+    present = labels.present
+    absent = ", ".join(str(value) for value in sorted(asked) if value not in present)
+    nameless = ", ".join(str(value) for value in present if value not in asked)
+    notes = (
+        (absent, f"--names gives names to {absent}, which no voxel has"),
+        (nameless, f"{nameless} has no name, and is called by its number: name it with --names '1=liver, 2=kidney'"),
+    )
+    return tuple(note for values, note in notes if values)
+
+
+def _frame_of_reference(volume: SubVolume | None) -> str:
+    """That of the series, where it states one: what stands for a missing one is no object's."""
+    known = volume is not None and "NO_FRAME_OF_REFERENCE" not in volume.verdict.codes
+    return volume.frame_of_reference if volume is not None and known else ""
 
 
 def _like(wish: Wish, scratch: Path) -> tuple[SubVolume | None, tuple[str, ...]]:

@@ -63,6 +63,7 @@ class Dataset:
 
     options: how its scans are read. regions: structures made of several values, by name. ignore: the value of voxels
     that nobody labelled. stored_values: dataset value -> value in the files, where these cannot be used as they are.
+    not_wanted: structures that were not chosen, and are background here.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Dataset:
     region_order: tuple[int, ...] = ()
     ignore: int | None = None
     stored_values: Mapping[int, int] = field(default_factory=dict)
+    not_wanted: tuple[str, ...] = ()
 
 
 def is_dataset(path: Path) -> bool:
@@ -94,27 +96,37 @@ def is_file_dataset(path: Path) -> bool:
 
 
 def find_dataset(
-    path: Path, key: bytes = b"", options: ReadOptions | None = None, series: Sequence[str] = ()
+    path: Path,
+    key: bytes = b"",
+    options: ReadOptions | None = None,
+    series: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> Dataset:
     """Find the labelled cases at a path.
 
     A case whose image or label is missing is left, with the reason; the others are used. `key` is the secret of the
-    keyed hash that names DICOM cases; `series` selects DICOM volumes, one rule a channel.
+    keyed hash that names DICOM cases; `series` selects DICOM volumes, one rule a channel, in a manifest as well.
+    `labels` names the structures to use, all others become background; none names all.
 
     Raises:
         InputError: there is no such folder or no dataset in it, its description is broken, a name stands for two
-            cases, or no case can be used.
+            cases, no case can be used, or one of `labels` is no structure of it.
         ResourceError: a folder may not be opened.
     """
     options = options or ReadOptions()
     with explained(path):
         _check_path(path)
-        layout, found = _listing(path, key, options, series)
-    if series and layout != "dicom":
+        layout, found = _listing(path, key, options, series, labels)
+    if series and layout not in ("dicom", "manifest"):
         raise InputError("holds no DICOM to select from", path, "leave --series out")
     if twice := layouts.repeated(found.cases):
         raise InputError(f"the name {twice} stands for two cases", path, "give each case a file name of its own")
-    _check_usable(DICOM if layout == "dicom" else path, found)
+    where = DICOM if layout == "dicom" else path
+    _check_usable(where, found)
+    every = found.structures.labels
+    if labels:
+        found = layouts.only_chosen(found, labels, where)
+        _check_usable(where, found)
     return Dataset(
         name=_name(path, layout),
         layout=layout,
@@ -128,6 +140,7 @@ def find_dataset(
         region_order=found.structures.region_order,
         ignore=found.structures.ignore,
         stored_values=found.structures.stored,
+        not_wanted=tuple(name for value, name in every.items() if value not in found.structures.labels),
     )
 
 
@@ -151,18 +164,20 @@ def _check_path(path: Path) -> None:
     raise InputError("holds no dataset", path, f"one is in its folder {within}: name that" if within else _UNDERSTOOD)
 
 
-def _listing(path: Path, key: bytes, options: ReadOptions, series: Sequence[str]) -> tuple[Layout, layouts.Listing]:
+def _listing(
+    path: Path, key: bytes, options: ReadOptions, series: Sequence[str], labels: Sequence[str]
+) -> tuple[Layout, layouts.Listing]:
     folder = path if path.is_dir() else path.parent
     said = read_description(folder / FILE) if (folder / FILE).is_file() else None
     manifest = find_manifest(path)
     if manifest is not None:
-        return "manifest", from_manifest(manifest, said, key, options)
+        return "manifest", from_manifest(manifest, said, key, options, series)
     pair = layouts.image_folders(path)
     raw = (path / "imagesTr").is_dir() and (path / "labelsTr").is_dir()
     if said is not None and said.training is not None and not (raw and _first_nnunet(path, said)):
-        return "decathlon", layouts.decathlon(path, said)
+        return "decathlon", layouts.decathlon(path, said, options)
     if said is not None and said.channels and raw:
-        return "nnunet", layouts.nnunet(path, said)
+        return "nnunet", layouts.nnunet(path, said, options)
     if pair is not None and (image_files(pair[0]) or not is_labelled_dicom(path)):
         return "folders", layouts.folders(pair, said, options)
     if said is not None:
@@ -170,7 +185,7 @@ def _listing(path: Path, key: bytes, options: ReadOptions, series: Sequence[str]
         raise InputError(what, path / FILE, _UNDERSTOOD)
     if is_bids(path):
         return "bids", bids(path, options)
-    return "dicom", labelled_dicom(path, key, options, series)
+    return "dicom", labelled_dicom(path, key, options, series, labels)
 
 
 def _first_nnunet(path: Path, said: Description) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TypeVar
@@ -24,8 +26,9 @@ from medseg.imaging.dataset import (
 from medseg.imaging.dicom.volumes import SubVolume
 from medseg.imaging.formats import is_volume_file
 from medseg.imaging.grid import Grid
+from medseg.imaging.naming import CaseMap, MappedCase, shown_path
 from medseg.imaging.reading import read_channels
-from medseg.imaging.scans import UNDERSTOOD, sift
+from medseg.imaging.scans import UNDERSTOOD, origin, sift
 from medseg.imaging.source import Format, Reading, ReadOptions, Source
 from medseg.imaging.studies import NO_VOLUME, told, told_series, volume_name
 from medseg.imaging.volume import LabelMap
@@ -66,29 +69,36 @@ class Inspection(Record):
     left: tuple[Left, ...]
 
 
-def inspect(
-    path: Path, key: bytes, options: ReadOptions | None = None, headers: bool = False
-) -> Iterator[Event | Inspection]:
-    """Look at everything at `path`; `key` names DICOM volumes; `headers` alone are read where that is asked.
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What was found, and the private map that says where each DICOM volume lies."""
 
-    What is wrong with one case stands in its `problems` and stops no other. No absolute path enters the record.
+    inspection: Inspection
+    case_map: CaseMap
+
+
+def inspect(
+    path: Path, key: str, options: ReadOptions | None = None, headers: bool = False
+) -> Iterator[Event | Inspected]:
+    """Look at everything at `path`; `key` (hex) names DICOM volumes; `headers` alone are read where that is asked.
+
+    What is wrong with one case stands in its `problems` and stops no other. No path enters the inspection.
 
     Raises:
         InputError: there is nothing at `path`, or nothing that is understood.
     """
-    options = options or ReadOptions()
+    options, secret = options or ReadOptions(), bytes.fromhex(key)
     if is_file_dataset(path):
-        yield from _dataset(find_dataset(path, key, options), headers)
+        for event in _dataset(find_dataset(path, secret, options), headers):
+            yield event if isinstance(event, Event) else Inspected(event, CaseMap(key=key, cases={}))
         return
     with TemporaryDirectory(prefix="medseg-") as scratch:
         sifted = sift(path, options=options, scratch=Path(scratch))
         volumes = sifted.dicom.volumes
-        jobs: list[Callable[[], Look]] = [
-            lambda name=name, paths=paths: _look_at_files(name, paths, options, headers)  # type: ignore[misc]
-            for name, paths in sifted.files
-        ]
-        labelled = _labelled(path, key, options) if sifted.dicom.labels else None
-        jobs += [lambda volume=volume: _look_at_volume(volume, key, options, headers, labelled) for volume in volumes]  # type: ignore[misc]
+        labelled = _labelled(path, secret, options) if sifted.dicom.labels else None
+        jobs: list[Callable[[], Look]] = []
+        jobs += [partial(_look_at_files, name, paths, options, headers) for name, paths in sifted.files]
+        jobs += [partial(_look_at_volume, volume, secret, options, headers, labelled) for volume in volumes]
         if not jobs:
             said = "holds labels alone, no scan" if sifted.dicom.labels else "holds no scan and no data set"
             raise InputError(said, "" if sifted.dicom.labels else path, UNDERSTOOD)
@@ -104,7 +114,10 @@ def inspect(
     if labelled is not None:
         more = labelled.left if isinstance(labelled, Dataset) else (Left("its labels", labelled),)
         left += [one for one in more if one not in left]
-    yield Inspection(name=name, labels=labels, cases=tuple(looks), left=tuple(left))
+    found = Inspection(name=name, labels=labels, cases=tuple(looks), left=tuple(left))
+    where = {volume_name(v, secret): tuple(origin(p, sifted.archives) for p in v.paths) for v in volumes}
+    mapped = {name: MappedCase(paths=paths, names=()) for name, paths in where.items()}
+    yield Inspected(found, CaseMap(key=key, cases=mapped))
 
 
 def _labelled(path: Path, key: bytes, options: ReadOptions) -> Dataset | str:
@@ -139,7 +152,7 @@ def _look_at_files(name: str, paths: tuple[Path, ...], options: ReadOptions, hea
     sources = [Source(form, (path,)) for form, path in zip(forms, paths, strict=True) if form is not None]
     if not headers:
         look.see(look.attempt(lambda: read_channels(sources, name, options)) or ())
-    return look.told(name, sources[0].format, paths[0].name)
+    return look.told(shown_path(name), sources[0].format, shown_path(paths[0].name))
 
 
 def _look_at_volume(

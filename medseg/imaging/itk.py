@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from medseg.files import written_whole
 from medseg.imaging.grid import LPS_TO_RAS, Grid, Stored
 from medseg.imaging.itk_header import SUFFIXES, ItkHeader, read_itk_header
 from medseg.imaging.source import Reading
+from medseg.imaging.structures import asked_for
 from medseg.imaging.volume import LabelMap, Volume
 from medseg.imaging.voxels import as_labels, checked_grid, chosen, finished, refuse, stored_bytes
 
 _WRITTEN = (".nrrd", ".mha")  # one file each
+_ESCAPED = re.compile(r"\\([\\nrt])")  # a backslash and what it stands for
 _SEGMENT = re.compile(r"segment(\d+)_(name|labelvalue|layer|id)")
 
 
@@ -105,25 +107,52 @@ def read_itk_labels(path: Path, names: dict[int, str] | None = None) -> LabelMap
     return read_itk_segments(path, names)[0]
 
 
-def read_itk_segments(path: Path, names: dict[int, str] | None = None) -> tuple[LabelMap, tuple[str, ...]]:
+@dataclass(frozen=True, eq=False)
+class Layered:
+    """The segments of a file as one label map, and how many voxels belong to several of them."""
+
+    labels: LabelMap
+    overlapping: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a label map cannot hold."""
+        n = self.overlapping
+        return (f"{n} voxel(s) belong to several segments: the later one counts",) if n else ()
+
+
+def read_itk_segments(
+    path: Path, names: dict[int, str] | None = None, wanted: Collection[str] | None = None
+) -> tuple[LabelMap, tuple[str, ...]]:
     """Read a segmentation, and notes on what a label map cannot hold.
 
     Without `names` those of the segments of a .seg.nrrd count, and numbers elsewhere. The layers of a .seg.nrrd are
     put on top of each other: where segments overlap, the later counts. If a value stands for several segments, all are
-    numbered anew in their order, from 1.
+    numbered anew in their order, from 1. Of several layers only segments with one of the names `wanted` are drawn.
 
     Raises:
         InputError: as `read_itk`, and where values are not whole numbers from 0 to 65535.
         GeometryError: the directions cannot be used.
+    """
+    found = read_itk_layers(path, wanted)
+    labels = found.labels
+    return (labels if names is None else LabelMap(labels.array, labels.grid, names)), found.notes
+
+
+def read_itk_layers(path: Path, wanted: Collection[str] | None = None) -> Layered:
+    """Read a segmentation; as `read_itk_segments`.
+
+    Raises:
+        InputError, GeometryError: as `read_itk_segments`.
     """
     header, grid = _open(path, need_place=False)
     segments = _segments(header)
     if not segments or header.n_volumes == 1:
         array, values = as_labels(_stored(path, header, [chosen(header.n_volumes, None, path)])[0], path)
         found = {v: str(v) for v in values} | {s.value: s.name for s in segments}
-        return LabelMap(array, grid, found if names is None else names), ()
-    array, notes, found = _combined(path, header, segments)
-    return LabelMap(array, grid, found if names is None else names), notes
+        return Layered(LabelMap(array, grid, found), 0)
+    array, found, overlapping = _combined(path, header, segments, wanted)
+    return Layered(LabelMap(array, grid, found), overlapping)
 
 
 def segment_names_in(path: Path) -> dict[int, str]:
@@ -189,11 +218,15 @@ def _segments(header: ItkHeader) -> tuple[_Segment, ...]:
     segments = []
     for n, said in sorted(found.items()):
         value, layer = said.get("labelvalue", "1").strip(), said.get("layer", str(n)).strip()
-        name = " ".join(re.sub(r"\\[nrt]|[\x00-\x1f]", " ", said.get("name", "")).split())
+        name = " ".join(re.sub(r"[\x00-\x1f]", " ", _ESCAPED.sub(_unescaped, said.get("name", ""))).split())
         whole = value.isdecimal() and layer.isdecimal() and max(len(value), len(layer)) < 10
         if whole and 0 < int(value) <= 65535:
             segments.append(_Segment(int(layer), int(value), name or value))
     return tuple(segments)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return "\\" if found[1] == "\\" else " "  # a name stands in one line
 
 
 def _values(segments: tuple[_Segment, ...]) -> list[int]:
@@ -207,17 +240,16 @@ def _values(segments: tuple[_Segment, ...]) -> list[int]:
 
 
 def _combined(
-    path: Path, header: ItkHeader, segments: tuple[_Segment, ...]
-) -> tuple[npt.NDArray[np.unsignedinteger[Any]], tuple[str, ...], dict[int, str]]:
-    values = _values(segments)
-    used = sorted({s.layer for s in segments if s.layer < header.n_volumes})
+    path: Path, header: ItkHeader, segments: tuple[_Segment, ...], wanted: Collection[str] | None
+) -> tuple[npt.NDArray[np.unsignedinteger[Any]], dict[int, str], int]:
+    drawn_here = {v: s for v, s in zip(_values(segments), segments, strict=True) if asked_for(s.name, wanted)}
+    used = sorted({s.layer for s in drawn_here.values() if s.layer < header.n_volumes})
     layers = dict(zip(used, _stored(path, header, used), strict=True))
-    out = np.zeros(header.shape, np.uint8 if max(values) <= 255 else np.uint16, order="F")
+    out = np.zeros(header.shape, np.uint8 if max(drawn_here, default=0) <= 255 else np.uint16, order="F")
     overlapping = 0
-    for value, segment in zip(values, segments, strict=True):
+    for value, segment in drawn_here.items():
         if segment.layer in layers:
             drawn = layers[segment.layer] == segment.value
             overlapping += int(np.count_nonzero(out[drawn]))
             out[drawn] = value
-    notes = (f"{overlapping} voxel(s) belong to several segments: the later one counts",) if overlapping else ()
-    return out, notes, {value: s.name for value, s in zip(values, segments, strict=True)}
+    return out, {value: s.name for value, s in drawn_here.items()}, overlapping

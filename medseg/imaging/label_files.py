@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,6 +22,8 @@ from medseg.imaging.volume import LabelMap
 
 LabelKind = Literal["nifti", "itk", "seg", "rtstruct"]
 Index = npt.NDArray[np.int64]
+_LARGEST = 1 << 28  # voxels of a grid that holds two others, or ...
+_GROWS = 4  # ... how many times the larger: grids that need more lie too far apart to be of one scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Asked:
     name: str
     frame_of_reference: str
     prefer: Prefer
+    wanted: Collection[str] | None = None
 
 
 class LabelReader(NamedTuple):
@@ -51,10 +55,14 @@ def label_kind(path: Path) -> LabelKind | None:
 
 
 def read_label_file(
-    path: Path, onto: Grid | None = None, names: Mapping[int, str] | None = None, name: str = ""
+    path: Path,
+    onto: Grid | None = None,
+    names: Mapping[int, str] | None = None,
+    name: str = "",
+    prefer: Prefer = "",
 ) -> LabelMap:
     """The labels of a file of any format; as `read_label_file_noted`."""
-    return read_label_file_noted(path, onto, names, name)[0]
+    return read_label_file_noted(path, onto, names, name, prefer=prefer)[0]
 
 
 def read_label_file_noted(
@@ -64,13 +72,15 @@ def read_label_file_noted(
     name: str = "",
     frame_of_reference: str = "",
     prefer: Prefer = "",
+    wanted: Collection[str] | None = None,
 ) -> Noted:
     """The labels of a file on the grid `onto`, or on its own, and one line for each thing that was left or mended.
 
     Labels of NIfTI and ITK files must lie on the voxels of `onto`, in whatever direction they are stored; those of ITK
     files may hold a part of them (see `placed`). Those of DICOM objects are drawn anew on it. `names` replaces the
     names in the file; `name` is the case in what is said; `frame_of_reference` is that of `onto`, where it is known;
-    `prefer` decides between contradicting affines of a NIfTI file.
+    `prefer` decides between contradicting affines of a NIfTI file; `wanted` names the structures to draw, where they
+    have names and may overlap.
 
     Raises:
         InputError: the file cannot be read, is of no known format, or needs a grid (RTSTRUCT) and none is given.
@@ -81,7 +91,7 @@ def read_label_file_noted(
         code, state = ("FORMAT", "of no known format") if path.exists() else ("NOT_FOUND", "gone")
         fix = "give NIfTI, NRRD, MetaImage, DICOM SEG or RTSTRUCT"
         raise InputError(f"[{code}] its label file is {state}", name, fix)
-    labels, notes = LABEL_READERS[kind].read(path, Asked(onto, name, frame_of_reference, prefer))
+    labels, notes = LABEL_READERS[kind].read(path, Asked(onto, name, frame_of_reference, prefer, wanted))
     return LabelMap(labels.array, labels.grid, labels.names if names is None else names), notes
 
 
@@ -109,14 +119,14 @@ def label_references(path: Path) -> tuple[str, ...]:
     return (*found.series_uids, *([found.frame_of_reference] if found.frame_of_reference else []))
 
 
-def read_label_grid(path: Path) -> Grid | None:
+def read_label_grid(path: Path, prefer: Prefer = "") -> Grid | None:
     """The grid of a label file from its header; None for SEG, which holds some slices, and RTSTRUCT, which holds none.
 
     Raises:
         InputError, GeometryError: as `nifti.read_grid` and `itk.read_itk_grid`.
     """
     kind = label_kind(path)
-    return nifti.read_grid(path) if kind == "nifti" else itk.read_itk_grid(path) if kind == "itk" else None
+    return nifti.read_grid(path, prefer) if kind == "nifti" else itk.read_itk_grid(path) if kind == "itk" else None
 
 
 def placed(labels: LabelMap, onto: Grid, name: str = "", may_be_cropped: bool = False) -> Noted:
@@ -141,6 +151,29 @@ def placed(labels: LabelMap, onto: Grid, name: str = "", may_be_cropped: bool = 
         raise GeometryError("[OFF_GRID] its labels lie nowhere on its scan", name, "give the labels of this scan")
     beyond = f"{before - after} labelled voxel(s) lie outside the scan: they are left"
     return moved, (beyond,) if before > after else ()
+
+
+def common_voxels(one: Grid, other: Grid, may_be_cropped: bool) -> Grid | None:
+    """A grid of voxels of `one` that holds all voxels of both; None if theirs are not the same ones.
+
+    They may be stored in another direction, and (`may_be_cropped`) each hold a part of the voxels.
+    """
+    if one.agrees(other):
+        return one
+    ends = _ends(other, one)
+    if ends is None:
+        return None
+    low, high = np.minimum(ends[0], 0), np.maximum(ends[1], np.array(one.shape) - 1)
+    same = (ends[0] == 0).all() and (ends[1] == np.array(one.shape) - 1).all()
+    if same:
+        return one
+    sizes = [int(n) for n in high - low + 1]
+    most = max(_LARGEST, *(_GROWS * math.prod(grid.shape) for grid in (one, other)))
+    if not may_be_cropped or one.shape == other.shape or math.prod(sizes) > most:
+        return None
+    affine = np.array(one.affine)
+    affine[:3, 3] += affine[:3, :3] @ low
+    return Grid((sizes[0], sizes[1], sizes[2]), affine, one.stored)
 
 
 def _ends(given: Grid, wanted: Grid) -> tuple[Index, Index] | None:
@@ -171,7 +204,7 @@ def _read_nifti(path: Path, asked: Asked) -> Noted:
 
 
 def _read_itk(path: Path, asked: Asked) -> Noted:
-    labels, notes = itk.read_itk_segments(path)
+    labels, notes = itk.read_itk_segments(path, wanted=asked.wanted)
     if asked.onto is None:
         return labels, notes
     if labels.grid.shape == (1, 1, 1) and not labels.array.any():  # how 3D Slicer writes an empty segmentation
@@ -181,14 +214,14 @@ def _read_itk(path: Path, asked: Asked) -> Noted:
 
 
 def _read_seg(path: Path, asked: Asked) -> Noted:
-    return seg.read_seg_noted(path, asked.onto, asked.name, asked.frame_of_reference)
+    return seg.read_seg_noted(path, asked.onto, asked.name, asked.frame_of_reference, asked.wanted)
 
 
 def _read_rtstruct(path: Path, asked: Asked) -> Noted:
     if asked.onto is None:
         what = "[NEEDS_SCAN] contours alone do not say which voxels they hold"
         raise InputError(what, asked.name, "give the scan that they were drawn on as well")
-    return rtstruct.read_rtstruct_noted(path, asked.onto, asked.name, asked.frame_of_reference)
+    return rtstruct.read_rtstruct_noted(path, asked.onto, asked.name, asked.frame_of_reference, asked.wanted)
 
 
 LABEL_READERS: Mapping[LabelKind, LabelReader] = {

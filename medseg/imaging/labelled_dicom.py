@@ -22,7 +22,7 @@ from medseg.imaging.layouts import Listing
 from medseg.imaging.naming import dicom_name
 from medseg.imaging.scans import sift
 from medseg.imaging.source import ReadOptions, Source
-from medseg.imaging.structures import alike, numbered_by_name, renames_by_name
+from medseg.imaging.structures import alike, asked_for, numbered_by_name, renames_by_name
 from medseg.imaging.studies import ALL, Picked, Wanted, pick, volume_name
 
 
@@ -70,11 +70,13 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (path for name in reversed(names) if (path := Path(folder, name)).is_file())
 
 
-def labelled_dicom(root: Path, key: bytes, options: ReadOptions, series: Sequence[str]) -> Listing:
+def labelled_dicom(
+    root: Path, key: bytes, options: ReadOptions, series: Sequence[str], wanted: Sequence[str] = ()
+) -> Listing:
     """The labelled volumes under `root`; every name is made from `key`, none from a folder or header.
 
     Structures that label objects call alike (but for case, spaces and underscores) are one; they get the values 1 to n
-    in the order of their names.
+    in the order of their names. Two objects may both hold what is not `wanted`, if anything is named there.
 
     Raises:
         InputError: a rule cannot be read.
@@ -88,7 +90,7 @@ def labelled_dicom(root: Path, key: bytes, options: ReadOptions, series: Sequenc
         cases = _by_rule(picked, labels, left)
     else:
         cases = _by_reference(volumes, labels, key, left)
-    cases = [case for case in cases if _no_name_twice(case, key, left)]
+    cases = [case for case in cases if _no_name_twice(case, key, left, wanted or None)]
     cases.sort(key=lambda case: volume_name(case.channels[0], key))
     structures = numbered_by_name(label.names for case in cases for label in case.labels)
     listing = Listing(_channel_names(cases, len(series) or 1), structures, left=left)
@@ -172,11 +174,11 @@ def _by_rule(picked: Picked, labels: Sequence[Drawn], left: list[Left]) -> list[
     return cases
 
 
-def _no_name_twice(case: Labelled, key: bytes, left: list[Left]) -> bool:
+def _no_name_twice(case: Labelled, key: bytes, left: list[Left], wanted: Sequence[str] | None) -> bool:
     """Leave a volume that two label objects give the same structure: which one is right cannot be known."""
     seen: set[str] = set()
     for label in case.labels:
-        mine = {alike(name) for name in label.names.values()}
+        mine = {alike(name) for name in label.names.values() if asked_for(name, wanted)}
         if both := sorted(seen & mine):
             reason = f"[CHOOSE] {len(case.labels)} label objects of it hold {', '.join(both[:3])}; keep one of them"
             left.append(Left(volume_name(case.channels[0], key), reason, broken=True))

@@ -14,7 +14,14 @@ from medseg.imaging.formats import is_volume_file, volumes_in
 from medseg.imaging.label_files import label_names_in
 from medseg.imaging.label_values import values_in
 from medseg.imaging.source import ReadOptions, Source
-from medseg.imaging.structures import Structures, named_by_number, numbered_by_name, renames_by_name
+from medseg.imaging.structures import (
+    Structures,
+    chosen,
+    named_by_number,
+    numbered_by_name,
+    renames_by_name,
+    says_nothing,
+)
 
 FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
 
@@ -75,7 +82,7 @@ def image_folders(root: Path) -> tuple[Path, Path] | None:
     return next((pair for pair in pairs if pair[0].is_dir() and pair[1].is_dir()), None)
 
 
-def decathlon(root: Path, said: Description) -> Listing:
+def decathlon(root: Path, said: Description, options: ReadOptions | None = None) -> Listing:
     """The cases that `training` lists, one file a channel or all in one 4D file; paths are relative to `root`.
 
     Raises:
@@ -87,7 +94,7 @@ def decathlon(root: Path, said: Description) -> Listing:
         images = tuple(root / image for image in entry.images)
         label = root / entry.label if entry.label else None
         found.add_files(case_name(images[0]), images, label, _problem(entry, images, label, len(said.channels)))
-    return found
+    return with_names(found, options or ReadOptions())
 
 
 def _problem(entry: Listed, images: tuple[Path, ...], label: Path | None, channels: int) -> str:
@@ -103,7 +110,7 @@ def _problem(entry: Listed, images: tuple[Path, ...], label: Path | None, channe
     return ""
 
 
-def nnunet(root: Path, said: Description) -> Listing:
+def nnunet(root: Path, said: Description, options: ReadOptions | None = None) -> Listing:
     """`imagesTr/<case>_0000.nii.gz` for each channel and `labelsTr/<case>.nii.gz`, or another ending.
 
     Raises:
@@ -126,7 +133,7 @@ def nnunet(root: Path, said: Description) -> Listing:
         extra = len(have) > len(said.channels)
         reason = f"{missing[0]} is missing" if missing else "has more channels than dataset.json names" if extra else ""
         found.add_files(name, [have[c] for c in sorted(have)], labels.get(name), reason)
-    return found
+    return with_names(found, options or ReadOptions())
 
 
 def folders(pair: tuple[Path, Path], said: Description | None, options: ReadOptions) -> Listing:
@@ -152,14 +159,15 @@ def folders(pair: tuple[Path, Path], said: Description | None, options: ReadOpti
         elif len(have) not in (1, len(channels)) or (len(have) < len(channels) and n > 1):
             reason = f"has {len(have)} image file(s), but the dataset {len(channels)} channel(s)"
         found.add_files(name, have, labels.get(name), reason)
-    return found if found.structures.labels else with_names(found, options)
+    return with_names(found, options)
 
 
 def with_names(found: Listing, options: ReadOptions) -> Listing:
     """The same, with every label's values brought to those of the dataset; what cannot be is left.
 
-    Where structures are told, files hold their values and DICOM objects their names. Else they are named as all label
-    files name them themselves (DICOM, .seg.nrrd), or by the values that the files hold.
+    Where structures are told, files that name their structures hold those of these names (DICOM, .seg.nrrd; a file's
+    names do not count where they say nothing, or regions are told), others hold their values. Else they are named as
+    all label files name them themselves, or by the values that the files hold.
 
     Raises:
         InputError: nothing is told, and only some of the label files name their structures.
@@ -169,7 +177,7 @@ def with_names(found: Listing, options: ReadOptions) -> Listing:
     cases: list[Case] = []
     for case, label in [(case, case.label) for case in found.cases if case.label is not None]:
         try:
-            table = label_names_in(label.path) if label.kind != "file" or not found.structures.labels else None
+            table = _table(label, found.structures)
             if table is not None:
                 tables[label.path] = table
             elif not found.structures.labels:
@@ -192,6 +200,37 @@ def with_names(found: Listing, options: ReadOptions) -> Listing:
         except InputError as error:
             renamed.left.append(Left(case.name, error.what, broken=True))
     return renamed
+
+
+def _table(label: LabelFile, told: Structures) -> dict[int, str] | None:
+    table = label_names_in(label.path)
+    by_value = label.kind == "file" and told.labels and table and (told.regions or says_nothing(table.values()))
+    return None if by_value else table
+
+
+def only_chosen(found: Listing, wanted: Sequence[str], where: Path | str) -> Listing:
+    """The same with the structures of the wanted names alone; all other values become background.
+
+    A case whose label names none of them is left: nothing says that they are not there.
+
+    Raises:
+        InputError: a name is none of the structures.
+    """
+    structures = chosen(found.structures, wanted, where)
+    kept = {*structures.labels, structures.ignore}
+    every = {*found.structures.labels, *([] if found.structures.ignore is None else [found.structures.ignore])}
+    made = Listing(found.channels, structures, left=list(found.left))
+    for case, label in [(case, case.label) for case in found.cases if case.label is not None]:
+        parts = []
+        for part in label.parts:
+            renames = part.renames or {value: value for value in every}
+            becomes = {value: number if number in kept else 0 for value, number in renames.items()}
+            parts += [replace(part, renames=becomes)] if any(becomes.values()) else []
+        if parts:
+            made.cases.append(replace(case, label=replace(parts[0], others=tuple(parts[1:]))))
+        else:
+            made.left.append(Left(case.name, "its label names none of the structures that are wanted"))
+    return made
 
 
 def _labels_by_name(folder: Path) -> dict[str, Path]:

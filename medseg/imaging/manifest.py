@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from medseg.errors import InputError, MedsegError
 from medseg.imaging.case import LabelFile, Left
 from medseg.imaging.description import Description, read_channel_names
 from medseg.imaging.dicom.headers import is_dicom
+from medseg.imaging.dicom.select import Rule
 from medseg.imaging.formats import is_volume_file
 from medseg.imaging.label_files import label_kind
 from medseg.imaging.layouts import Listing, file_sources, with_names
@@ -28,6 +29,7 @@ from medseg.imaging.naming import dicom_name
 from medseg.imaging.scans import sift
 from medseg.imaging.source import ReadOptions, Source
 from medseg.imaging.structures import Structures, read_structures
+from medseg.imaging.studies import Wanted, told
 
 NAMES_OF_FILE = ("manifest.csv", "manifest.json")
 _IMAGE = re.compile(r"image_(\d+)")
@@ -69,28 +71,34 @@ def find_manifest(path: Path) -> Path | None:
     return found[0] if found else None
 
 
-def from_manifest(path: Path, said: Description | None, key: bytes, options: ReadOptions) -> Listing:
+def from_manifest(
+    path: Path, said: Description | None, key: bytes, options: ReadOptions, series: Sequence[str] = ()
+) -> Listing:
     """The cases that a manifest lists; `said` is the `dataset.json` beside it, for what the manifest does not name.
 
-    What nothing names is named as `with_names` does.
+    What nothing names is named as `with_names` does. Where the folder of an image holds several DICOM volumes, the rule
+    of its channel in `series` picks one.
 
     Raises:
         InputError: it is broken, lists a case twice or under a name that no file may have, or its labels are partly
-            files, partly DICOM, and nothing names their values.
+            files, partly DICOM, and nothing names their values; a rule cannot be read, or nothing is DICOM.
     """
-    told = read_manifest(path)
-    structures = told.structures if told.structures.labels else said.structures if said else Structures()
-    channels = told.channels or (said.channels if said else ())
-    n = len(channels) or max((len(entry.images) for entry in told.entries), default=1)
+    manifest = read_manifest(path)
+    structures = manifest.structures if manifest.structures.labels else said.structures if said else Structures()
+    channels = manifest.channels or (said.channels if said else ())
+    n = len(channels) or max((len(entry.images) for entry in manifest.entries), default=1)
     found = Listing(channels or tuple(str(k) for k in range(n)), structures)
-    for entry in told.entries:
+    rules = Wanted(found.channels, tuple(series)).rules
+    for entry in manifest.entries:
         try:
-            label, sources = _label(entry), _sources(entry, n, options)
+            label, sources = _label(entry), _sources(entry, rules, options)
         except MedsegError as error:
             found.left.append(Left(entry.name, error.what, broken=entry.label is not None))
             continue
         patient = entry.patient or (sources[0].dicom.patient_id if sources[0].dicom else "")
         found.add(entry.name, sources, label, dicom_name(key, patient, "patient") if patient else "")
+    if series and found.cases and not any(source.dicom for case in found.cases for source in case.images):
+        raise InputError("lists no DICOM to select from", path, "leave --series out")
     return with_names(found, options)
 
 
@@ -105,17 +113,17 @@ def _label(entry: Entry) -> LabelFile:
     return LabelFile(entry.label, kind if kind == "seg" or kind == "rtstruct" else "file")
 
 
-def _sources(entry: Entry, channels: int, options: ReadOptions) -> tuple[Source, ...]:
+def _sources(entry: Entry, rules: Sequence[Rule | None], options: ReadOptions) -> tuple[Source, ...]:
     if any(not image.exists() for image in entry.images):
         raise InputError("an image of it is missing")
     if all(is_volume_file(image) and image.is_file() for image in entry.images):
-        return file_sources(entry.images, channels)
-    if len(entry.images) != channels:
-        raise InputError(f"has {len(entry.images)} image(s), but the dataset {channels} channel(s)")
-    return tuple(_source(image, options) for image in entry.images)
+        return file_sources(entry.images, len(rules))
+    if len(entry.images) != len(rules):
+        raise InputError(f"has {len(entry.images)} image(s), but the dataset {len(rules)} channel(s)")
+    return tuple(_source(image, rule, options) for image, rule in zip(entry.images, rules, strict=True))
 
 
-def _source(image: Path, options: ReadOptions) -> Source:
+def _source(image: Path, rule: Rule | None, options: ReadOptions) -> Source:
     kind = is_volume_file(image)
     if kind and image.is_file():
         return Source(kind, (image,))
@@ -123,10 +131,14 @@ def _source(image: Path, options: ReadOptions) -> Source:
         raise InputError("an image of it is neither a volume file nor DICOM")
     volumes = sift(image, options=options).dicom.volumes
     usable = [volume for volume in volumes if volume.verdict.usable]
-    if len(usable) == 1:
-        return Source("dicom", usable[0].paths, dicom=usable[0])
+    fitting = [volume for volume in usable if rule is None or rule.fits(volume)]
+    if len(fitting) == 1:
+        return Source("dicom", fitting[0].paths, dicom=fitting[0])
     if usable:
-        raise InputError(f"[CHOOSE] an image of it holds {len(usable)} DICOM volumes")
+        fit = f", of which {len(fitting)} fit the rule" if rule else ""
+        listed = "; ".join(told(volume) for volume in (fitting or usable)[:5])
+        way_out = "name the folder of one, or pick one with --series RULE"
+        raise InputError(f"[CHOOSE] an image of it holds {len(usable)} DICOM volumes{fit}: {listed}; {way_out}")
     verdict = volumes[0].verdict if volumes else None
     raise InputError(f"[{', '.join(verdict.codes)}] {verdict.said}" if verdict else "an image of it holds no volume")
 

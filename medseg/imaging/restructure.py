@@ -105,6 +105,11 @@ def _scans(found: Listing, source: Path) -> list[Scan]:
     if broken is not None or not found.cases:
         why = f"{broken.where}: {broken.reason}" if broken else "it holds no labelled case"
         raise InputError(f"cannot be converted whole ({why})", source, "mend the case, or take it out")
+    for case in found.cases:  # files are copied as they are
+        label = case.label.renames if case.label else {}
+        if label != found.structures.renames and any(value != number for value, number in label.items()):
+            what = f"the label of {case.name} names its structures with other values than dataset.json"
+            raise InputError(what, source, "save it with those values")
     return [_scan(case) for case in found.cases]
 
 

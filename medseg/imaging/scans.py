@@ -68,11 +68,16 @@ class Found:
     archives: tuple[tuple[Path, Path], ...] = ()
 
     def origin(self, path: Path) -> str:
-        """Where a file came from, as text that any record can hold; of one in a zip file, that and the place in it."""
-        for folder, archive in self.archives:
-            if path.is_relative_to(folder):
-                return f"{shown_path(archive)}!{shown_path(path.relative_to(folder))}"
-        return shown_path(path.resolve())
+        """Where a file came from; see `origin`."""
+        return origin(path, self.archives)
+
+
+def origin(path: Path, archives: Sequence[tuple[Path, Path]]) -> str:
+    """Where a file came from, as text that any record can hold; of one in a zip file, that and the place in it."""
+    for folder, archive in archives:
+        if path.is_relative_to(folder):
+            return f"{shown_path(archive)}!{shown_path(path.relative_to(folder))}"
+    return shown_path(path.resolve())
 
 
 @dataclass(frozen=True, slots=True)

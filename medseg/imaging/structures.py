@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from medseg.errors import InputError
 
 LARGEST = 65535  # label maps are uint8 or uint16
 IGNORE = "ignore"
+_MADE_UP = re.compile(r"(segment )?\d+")
 _MEND = "mend the file or make it anew"
 
 Region = tuple[int, ...]
@@ -167,6 +169,33 @@ def alike(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
 
 
+def asked_for(name: str, wanted: Collection[str] | None) -> bool:
+    """True if a structure of this name is among the wanted ones, whatever their spelling; None wants all."""
+    return wanted is None or alike(name) in {alike(one) for one in wanted}
+
+
+def says_nothing(names: Iterable[str]) -> bool:
+    """True if all names are those that programs make up (Segment_1)."""
+    return all(_MADE_UP.fullmatch(alike(name)) for name in names)
+
+
+def chosen(told: Structures, wanted: Collection[str], where: str | Path) -> Structures:
+    """The structures of the wanted names, in their own values; regions that hold others are left out.
+
+    Raises:
+        InputError: a name is none of them.
+    """
+    known = {alike(name) for name in told.labels.values()}
+    if unknown := sorted(name for name in wanted if alike(name) not in known):
+        listed = ", ".join(list(told.labels.values())[:20])
+        raise InputError(f"has no structure {unknown[0]}", where, f"choose with --labels among {listed}")
+    labels = {value: name for value, name in told.labels.items() if asked_for(name, wanted)}
+    kept = {*labels, *([] if told.ignore is None else [told.ignore])}
+    regions = {name: values for name, values in told.regions.items() if kept.issuperset(values)}
+    order = told.region_order if len(regions) == len(told.regions) else ()
+    return Structures(labels, regions, order, told.ignore, {v: old for v, old in told.stored.items() if v in kept})
+
+
 def numbered_by_name(tables: Iterable[Mapping[int, str]]) -> Structures:
     """Structures from the names that label objects give them, numbered 1 to n in the order of the objects' own numbers.
 
@@ -190,6 +219,8 @@ def renames_by_name(table: Mapping[int, str], structures: Structures) -> dict[in
         InputError: the object names a structure that the dataset does not.
     """
     values = {alike(name): value for value, name in structures.labels.items()}
+    if structures.ignore is not None:
+        values.setdefault(IGNORE, structures.ignore)
     if unknown := sorted({name for name in table.values() if alike(name) not in values}):
         listed = ", ".join(unknown[:5])
         raise InputError(f"its label names {listed}, which the dataset does not", fix="add the name to the labels")

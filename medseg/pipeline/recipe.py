@@ -32,6 +32,7 @@ class PlanStep(Record):
     suv: bool = False
     allow_gaps: bool = False
     prefer: str = ""
+    labels: tuple[str, ...] = ()
 
 
 class TrainStep(Record):
@@ -192,7 +193,7 @@ def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iter
         p = step.plan
         asked = (recipe.spacing, recipe.dims, recipe.memory, recipe.budget, recipe.seed, recipe.device, p.series)
         read = steps.read_options(p.allow_gaps, p.suv, p.prefer)
-        return f"plan {p.data} -o {p.run}", steps.plan(where, run, *asked, read)
+        return f"plan {p.data} -o {p.run}", steps.plan(where, run, *asked, read, p.labels)
     if step.train:
         fold = None if step.train.fold is None else str(step.train.fold)
         words = f"train {step.train.run}" + (f" --fold {fold}" if fold else "")

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 from medseg.errors import InputError
 from medseg.evaluation.folders import Evaluation, evaluate_folders
 from medseg.events import Event
-from medseg.imaging.inspect import Inspection
+from medseg.imaging.inspect import Inspected
 from medseg.imaging.inspect import inspect as look
 from medseg.imaging.source import ReadOptions
+from medseg.imaging.structures import alike
 from medseg.planning.dataset import Planned, plan_dataset
 from medseg.planning.plan import Budget, Request, budget_from
 
@@ -40,8 +41,9 @@ def plan(
     device: str = "auto",
     series: Sequence[str] = (),
     options: ReadOptions | None = None,
+    labels: Sequence[str] = (),
 ) -> Iterator[Event | Planned]:
-    """Look at the labelled scans in `data`, decide, and prepare them in `run`."""
+    """Look at the labelled scans in `data`, decide, and prepare them in `run`; `labels` names the structures wanted."""
     from medseg.compute import choose_device, device_kind
     from medseg.training.measure import measure_step
 
@@ -60,6 +62,7 @@ def plan(
         seed=seed,
         series=tuple(series),
         options=options or ReadOptions(),
+        labels=tuple(labels),
     )
     yield from plan_dataset(data, run, request, partial(measure_step, device=choose_device(device)))
 
@@ -123,9 +126,11 @@ def read_options(allow_gaps: bool = False, suv: bool = False, prefer: str = "") 
     return ReadOptions(allow_gaps=allow_gaps, suv=suv, prefer=prefer)
 
 
-def evaluate(predictions: Path, references: Path, out: Path, tolerance_mm: float = 1.0) -> Iterator[Event | Evaluation]:
+def evaluate(
+    predictions: Path, references: Path, out: Path, tolerance_mm: float = 1.0, options: ReadOptions | None = None
+) -> Iterator[Event | Evaluation]:
     """Score predictions against references, paired by case name."""
-    yield from evaluate_folders(predictions, references, out, tolerance_mm)
+    yield from evaluate_folders(predictions, references, out, tolerance_mm, prefer=(options or ReadOptions()).prefer)
 
 
 def convert(
@@ -148,15 +153,17 @@ def convert(
 
 def _names(text: str) -> dict[int, str]:
     """`1=liver, 2=kidney` as values and names."""
-    named = {}
+    named: dict[int, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         value, equals, name = (word.strip() for word in part.partition("="))
         if not (equals and name and value.isdecimal() and int(value) > 0) or int(value) in named:
             raise InputError(f"--names {text} cannot be used", fix="write it as '1=liver, 2=kidney'")
+        if alike(name) in map(alike, named.values()):
+            raise InputError(f"--names {text} calls two values {name}", fix="give each its own name")
         named[int(value)] = name
     return named
 
 
-def inspect(path: Path, options: ReadOptions | None = None, headers: bool = False) -> Iterator[Event | Inspection]:
+def inspect(path: Path, options: ReadOptions | None = None, headers: bool = False) -> Iterator[Event | Inspected]:
     """Look at everything at `path`: cases or scans, their geometry, and what is wrong with them."""
-    yield from look(path, secrets.token_bytes(16), options, headers)
+    yield from look(path, secrets.token_hex(16), options, headers)

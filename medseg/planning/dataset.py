@@ -17,7 +17,9 @@ from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, read_record, write_record
 from medseg.imaging.dataset import DICOM, Case, Dataset, find_dataset
 from medseg.imaging.naming import CaseMap, MappedCase, read_case_map
+from medseg.imaging.overlaps import CODE as OVERLAP
 from medseg.imaging.reading import shape_of
+from medseg.imaging.structures import IGNORE
 from medseg.parallel import Done, local_executor, over_cases
 from medseg.planning import rules
 from medseg.planning.check import odd_cases
@@ -54,7 +56,7 @@ def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> I
     """
     rules.check_spacing(request.spacing)
     case_map = read_case_map(run)
-    dataset = find_dataset(data, case_map.secret, request.options, request.series)
+    dataset = find_dataset(data, case_map.secret, request.options, request.series, request.labels)
     where = DICOM if dataset.layout == "dicom" else data
     if dataset.ignore is not None:
         what = "has an ignore label, which training does not support yet"
@@ -97,12 +99,24 @@ def _remember(run: Path, case_map: CaseMap, dataset: Dataset) -> None:
         write_record(path, CaseMap(key=case_map.key, cases=cases), private=True)
 
 
-def _look(dataset: Dataset, run: Path, failed: dict[str, str], looked: list[CaseFingerprint]) -> Iterator[Event]:
-    """Look at every case; into `looked` what was seen, and into `failed` those that cannot be used."""
+def _found(dataset: Dataset) -> Iterator[Event]:
+    """What is not as one may expect before any case is read."""
     for left in dataset.left:
         yield Note(f"not used: {left.where}: {left.reason}", warning=True)
+    if dataset.not_wanted:
+        yield Note(f"left out, since --labels does not name them: {', '.join(dataset.not_wanted)}")
+    if dataset.stored_values:
+        renumbered = (
+            f"{old} ({dataset.labels.get(new, IGNORE)}) is {new}" for new, old in dataset.stored_values.items()
+        )
+        yield Note(f"values that no label map can hold have others here: {', '.join(renumbered)}")
     if dataset.regions:
         yield Note(f"regions ({', '.join(dataset.regions)}) are not trained as such: the plain labels below them are")
+
+
+def _look(dataset: Dataset, run: Path, failed: dict[str, str], looked: list[CaseFingerprint]) -> Iterator[Event]:
+    """Look at every case; into `looked` what was seen, and into `failed` those that cannot be used."""
+    yield from _found(dataset)
     told = replace(dataset, cases=(), left=())  # all that a worker needs: jobs stay small however many cases there are
     jobs = [FingerprintJob(case, told, run / "cache" / "fingerprint") for case in dataset.cases]
     yield Stage("look", len(jobs), f"reading {len(jobs)} cases")
@@ -118,7 +132,7 @@ def _look(dataset: Dataset, run: Path, failed: dict[str, str], looked: list[Case
         yield Advanced(n, result.case.case.name)
     for case in sorted(looked, key=lambda c: c.case):
         for note in case.notes:
-            yield Note(f"{case.case}: {note}")
+            yield Note(f"{case.case}: {note}", warning=note.startswith(OVERLAP))
     for finding in odd_cases(looked):
         yield Note(f"{'set aside' if finding.bad else 'look at'}: {finding.case}: {finding.what}", warning=True)
         if finding.bad:

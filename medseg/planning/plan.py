@@ -99,7 +99,8 @@ class Configuration(Record):
 class Request(Record):
     """What the user asked of planning: kept, so that the same command can tell that its work is done.
 
-    options: how scans are read. series: a rule for each channel that selects DICOM volumes.
+    options: how scans are read. series: a rule for each channel that selects DICOM volumes. labels: names
+    of the structures to train on; none means all.
     """
 
     spacing: str = "isotropic"
@@ -110,6 +111,7 @@ class Request(Record):
     seed: int = 0
     options: ReadOptions = ReadOptions()
     series: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 class Plan(Record):

@@ -49,7 +49,7 @@ def check(text: str, where: str) -> None:
 def check_files(folder: Path) -> int:
     """Everything but DICOM results and the one private map; NIfTI and NRRD unpacked."""
     n = 0
-    for path in (p for p in folder.rglob("*") if p.is_file() and p.name != "case_map.json"):
+    for path in (p for p in folder.rglob("*") if p.is_file() and not p.name.endswith("case_map.json")):
         check(str(path.relative_to(folder)), "file name")
         if path.suffix == ".dcm":
             continue

@@ -302,3 +302,10 @@ def test_a_full_disk_while_training_and_predicting(
         disk.setattr(Path, "write_text", full)
         line, _ = complaint(capsys, "infer", run, scans, "-o", tmp_path / "out")
     assert "no space left on device; free some space" in line
+
+
+def test_prefer_of_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = write_dataset(tmp_path / "data", 1) / "labels"
+    line = alone(capsys, "evaluate", labels, labels, "-o", tmp_path / "out", "--prefer", "x")
+    assert "--prefer x is no choice; give sform or qform" in line
+    assert run_command(["evaluate", str(labels), str(labels), "-o", str(tmp_path / "out"), "--prefer", "sform"]) == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from medseg.files import read_record
 from medseg.imaging.grid import Grid
 from medseg.imaging.nifti import write_labels
 from medseg.imaging.volume import LabelMap
+from tests.imaging.build import some_series
+from tests.imaging.dicom.test_seg import made_seg, saved
+from tests.imaging.test_itk import seg_nrrd
 
 
 def write(path, begin=2, shape=(10, 9, 8), offset=0.0):
@@ -125,3 +129,37 @@ def test_wrong_use(places, tmp_path):
     with pytest.raises(InputError, match="several label values"):
         run(predictions, references, out, names={1: "a", 2: "a"})
     assert not out.exists()
+
+
+def test_structures_that_the_predictions_do_not_know_are_told(tmp_path):
+    predictions, references = tmp_path / "out", tmp_path / "labels"
+    write(predictions / "a.nii.gz")
+    (predictions / "predictions.json").write_text('{"labels": {"1": "liver", "2": "spleen"}}')
+    references.mkdir()
+    array = np.zeros((6, 5, 4), np.uint8)
+    array[1], array[2] = 1, 2
+    said = [{"Name": name, "LabelValue": value, "Layer": "0"} for name, value in (("hepar", "1"), ("Spleen", "2"))]
+    seg_nrrd(references / "a.seg.nrrd", array, *said)
+    seg_nrrd(references / "b.seg.nrrd", array, *said)
+    events, evaluation = run(predictions, references, tmp_path / "scores")
+    told = [event.text for event in events if isinstance(event, Note) and event.warning and "hepar" in event.text]
+    assert told == ["reference structure 'hepar' is not in the predictions: not scored"]
+    assert {row.structure for row in evaluation.scores.scores} == {"liver", "spleen"}
+
+
+def test_names_of_dicom_references_are_nowhere(tmp_path):
+    predictions, references = tmp_path / "out", tmp_path / "labels"
+    write(predictions / "a.nii.gz")
+    write(references / "a.nii.gz")
+    (references / "Mueller_Joerg").mkdir()
+    built = some_series(4)
+    array = np.zeros(built.stored.shape, np.uint8)
+    array[1, 1:3, 1:3] = 1
+    saved(references / "Mueller_Joerg" / "Mueller 1950.dcm", made_seg(built, array, names=["liver"]))
+    (references / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1, "spleen": 2}}')
+    events, evaluation = run(predictions, references, tmp_path / "scores")
+    (lone,) = evaluation.missing_predictions
+    assert re.fullmatch("seg-[0-9a-f]{8}", lone)
+    assert next((r.status, r.dice) for r in evaluation.scores.scores if r.case == lone) == ("missed", 0)
+    written = evaluation.csv.read_text() + evaluation.json.read_text() + "".join(map(str, events))
+    assert "Mueller" not in written

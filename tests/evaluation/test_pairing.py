@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 
+import numpy as np
 import pytest
 
 from medseg.errors import InputError
-from medseg.evaluation.pairing import names_of_structures, pair_up, unambiguous
+from medseg.evaluation.pairing import pair_up
+from medseg.imaging.naming import dicom_name
+from tests.imaging.build import ROOT_UID, some_series
+from tests.imaging.dicom.test_seg import made_seg, saved
 
 
 @pytest.fixture
@@ -91,26 +96,82 @@ def test_a_damaged_case_map(folders, text):
         pair_up(*folders)
 
 
-def test_names_come_from_the_predictions_then_from_the_dataset(folders, tmp_path):
-    assert names_of_structures(*folders) is None
-    (tmp_path / "dataset.json").write_text('{"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}')
-    assert names_of_structures(*folders) == {1: "Anterior", 2: "Posterior"}
-    (folders[1] / "dataset.json").write_text('{"labels": {"background": 0, "front": 1}}')
-    assert names_of_structures(*folders) == {1: "front"}
-    (folders[0] / "predictions.json").write_text('{"version": 1}')
-    assert names_of_structures(*folders) == {1: "front"}
-    (folders[0] / "predictions.json").write_text('{"labels": {"1": "liver"}}')
-    assert names_of_structures(*folders) == {1: "liver"}
+def labels(path, series="1", at=1):
+    """A SEG of one slice of the series."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    built = some_series(4, series=series)
+    array = np.zeros(built.stored.shape, np.uint8)
+    array[at, 1:3, 1:3] = 1
+    return saved(path, made_seg(built, array, names=["liver"]))
 
 
-@pytest.mark.parametrize("labels", ['{"tumour": [1, 2]}', '["liver"]', '{"liver": "one"}', '{"1": "a", "2": "a"}'])
-def test_names_that_cannot_be_used(folders, labels):
-    (folders[1] / "dataset.json").write_text(f'{{"labels": {labels}}}')
-    with pytest.raises(InputError, match=r"dataset\.json"):
-        names_of_structures(*folders)
+def test_a_folder_that_is_called_like_a_case_is_none(folders):
+    seg = labels(folders[1] / "case-controls" / "a.dcm")
+    touch(folders[0], "a.nii.gz")
+    assert [(pair.case, pair.reference) for pair in pair_up(*folders).pairs] == [("a", seg)]
 
 
-def test_unambiguous():
-    assert unambiguous({0: "background", 1: "a"}) == {1: "a"}
-    with pytest.raises(InputError, match="several label values are called 'a'"):
-        unambiguous({1: "a", 2: "a"})
+def test_the_folder_of_a_prediction_is_no_case(folders):
+    (folders[0] / "case_map.json").write_text(json.dumps({"cases": {"case-1234abcd": {"names": ["sub"]}}}))
+    seg = labels(folders[0] / "sub" / "b.dcm")
+    touch(folders[1], "b.nii.gz")
+    assert [(pair.case, pair.prediction) for pair in pair_up(*folders).pairs] == [("b", seg)]
+
+
+def test_dicom_objects_of_one_series_are_a_pair(folders):
+    for side in folders:
+        for patient, series in (("Mueller", "1"), ("Schmidt", "2")):
+            labels(side / patient / "seg.dcm", series)
+    pairing = pair_up(*folders)
+    assert [pair.reference.parent.name == pair.prediction.parent.name for pair in pairing.pairs] == [True, True]
+    assert all(re.fullmatch("seg-[0-9a-f]{8}", pair.case) for pair in pairing.pairs)
+
+
+def test_names_of_dicom_files_are_never_told(folders):
+    labels(folders[0] / "Mueller 1.dcm", "1")
+    labels(folders[1] / "Schmidt" / "Schmidt 2.dcm", "2")
+    with pytest.raises(InputError) as caught:
+        pair_up(*folders)
+    assert re.search("example seg-[0-9a-f]{8} and seg-[0-9a-f]{8}", str(caught.value))
+    for one, other in (
+        (folders[0] / "Mueller 1.dcm", folders[1]),
+        (folders[0], folders[1] / "Schmidt" / "Schmidt 2.dcm"),
+    ):
+        with pytest.raises(InputError) as caught:
+            pair_up(one, other)
+        assert "Mueller" not in str(caught.value)
+        assert "Schmidt" not in str(caught.value)
+    labels(folders[0] / "x" / "Mueller 1.dcm", "3")
+    with pytest.raises(
+        InputError, match=r"a DICOM object \(seg-\w+\) and a DICOM object \(seg-\w+\) are the same"
+    ) as caught:
+        pair_up(*folders)
+    assert "Mueller" not in str(caught.value)
+
+
+def test_the_key_of_the_case_map_names_what_it_does_not_know(folders):
+    touch(folders[0], "case-1234abcd.nii.gz")
+    (folders[0] / "predictions.json").write_text("{}")
+    cases = {"case-1234abcd": {"names": [f"{ROOT_UID}.1"]}}
+    (folders[0] / "case_map.json").write_text(json.dumps({"key": "ab" * 16, "cases": cases}))
+    labels(folders[1] / "A.dcm", "1")
+    labels(folders[1] / "B.dcm", "2")
+    one, other = pair_up(*folders).pairs
+    assert (one.case, one.reference.name) == ("case-1234abcd", "A.dcm")
+    assert other.case == dicom_name(bytes.fromhex("ab" * 16), str(folders[1] / "B.dcm"), "seg")
+    assert pair_up(*folders).pairs[1] == other
+
+
+def test_a_file_at_the_top_does_not_hide_dicom_below(folders):
+    touch(folders[0], "a.nii.gz", "b.nii.gz")
+    touch(folders[1], "a.nii.gz")
+    labels(folders[1] / "below" / "b.dcm")
+    assert paired(*folders) == {"a": ("a.nii.gz", "a.nii.gz"), "b": ("b.dcm", "b.nii.gz")}
+
+
+def test_a_damaged_object_does_not_end_the_pairing(folders):
+    labels(folders[1] / "a.dcm")
+    whole = (folders[1] / "a.dcm").read_bytes()
+    (folders[1] / "a.dcm").write_bytes(whole[:700])
+    touch(folders[0], "a.nii.gz")
+    assert paired(*folders) == {"a": ("a.dcm", "a.nii.gz")}

@@ -73,6 +73,44 @@ def label(
     return write_seg(path, result, labelmap=kind == "labelmap").path
 
 
+def overlapping(
+    path: Path,
+    volume: SubVolume,
+    arrays: Mapping[int, NDArray[np.uint8]],
+    names: Mapping[int, str],
+    kind: Literal["seg", "rtstruct"] = "seg",
+) -> Path:
+    """A label object whose structures (each where its array is not 0) share voxels."""
+    alone = {
+        value: pydicom.dcmread(label(path, volume, np.where(array > 0, np.uint8(value), np.uint8(0)), names, kind))
+        for value, array in arrays.items()
+    }
+    made = next(iter(alone.values()))
+    if kind == "rtstruct":
+        contours = [next(r for r in ds.ROIContourSequence if r.ReferencedROINumber == v) for v, ds in alone.items()]
+        made.ROIContourSequence = contours
+    else:  # frames follow each other bit by bit, and these are of whole bytes
+        size = made.Rows * made.Columns // 8
+        pixels = b"".join(ds.PixelData[: size * ds.NumberOfFrames] for ds in alone.values())
+        groups = [_grouped(ds) for ds in alone.values()]
+        made.PerFrameFunctionalGroupsSequence = [group for frames in groups for group in frames]
+        made.NumberOfFrames, made.PixelData = len(pixels) // size, pixels + b"\0" * (len(pixels) % 2)
+        shared = made.SharedFunctionalGroupsSequence[0]
+        if "SegmentIdentificationSequence" in shared:
+            del shared.SegmentIdentificationSequence
+    made.save_as(path)
+    return path
+
+
+def _grouped(ds: Any) -> list[Any]:
+    """The groups of each frame, with the segment that may be said once for all."""
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        if "SegmentIdentificationSequence" in shared:
+            group.SegmentIdentificationSequence = shared.SegmentIdentificationSequence
+    return list(ds.PerFrameFunctionalGroupsSequence)
+
+
 def forget(path: Path, *keywords: str) -> Path:
     """Put UIDs that belong to nothing in place of those that a label object refers to by these keywords."""
     found = pydicom.dcmread(path)

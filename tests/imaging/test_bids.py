@@ -3,11 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from medseg.errors import InputError
 from medseg.imaging.dataset import Dataset, find_dataset, is_dataset, read_case
+from medseg.imaging.source import ReadOptions
 from tests.imaging.build import some_image, some_label, write_json, write_nifti
 
 TABLE = "index\tname\tcolor\n0\tBackground\t#000000\n1\tliver\t#ff0000\n2\tlesion\t#00ff00\n9\tspleen\t#0000ff\n"
@@ -180,3 +182,16 @@ def test_bids_without_labels_is_no_dataset(tmp_path: Path) -> None:
         path.unlink()
     assert not is_dataset(root)
     assert "holds no dataset" in refused(root)
+
+
+def test_the_affine_that_is_preferred(tmp_path: Path) -> None:
+    root = some_bids(tmp_path, 1)
+    for path in root.rglob("*.nii.gz"):
+        image = nib.load(path)
+        image.set_qform(np.eye(4) + np.eye(4, k=3) * 5, 1)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
+    assert "[AFFINE_CONFLICT]" in refused(root)
+    dataset = find_dataset(root, options=ReadOptions(prefer="sform"))
+    (readings, labels, _) = read_case(dataset.cases[0], dataset)
+    assert np.array_equal(labels.grid.affine, np.eye(4))
+    assert np.array_equal(readings[0].volume.grid.affine, np.eye(4))

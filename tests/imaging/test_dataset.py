@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import InputError
-from medseg.imaging.dataset import Case, find_dataset, is_dataset, read_case
+from medseg.imaging.dataset import Case, case_digest, find_dataset, is_dataset, read_case
 from medseg.imaging.grid import Grid
 from medseg.imaging.itk import write_itk_volume
 from medseg.imaging.volume import LabelMap, Volume
@@ -329,6 +329,53 @@ def test_label_files_that_name_their_structures(tmp_path: Path) -> None:
     write_nifti(tmp_path / "images" / "s2.nii.gz", some_image())
     write_nifti(tmp_path / "labels" / "s2.nii.gz", some_label())
     assert "some labels name their structures, others hold values alone" in refused(tmp_path)
-    write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "a": 1, "b": 5}})
+    write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "cyst": 1, "LIVER": 5}})
     dataset = find_dataset(tmp_path)
-    assert [read_case(case, dataset)[1].present for case in dataset.cases] == [(1,), (5,), (1,)]
+    assert [read_case(case, dataset)[1].present for case in dataset.cases] == [(5,), (5,), (1,)]
+    write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "spleen": 1, "liver": 5}})
+    dataset = find_dataset(tmp_path)
+    assert [case.name for case in dataset.cases] == ["s1", "s2"]
+    (left,) = dataset.left
+    assert (left.where, left.broken, left.reason) == ("s0", True, "its label names cyst, which the dataset does not")
+
+
+@pytest.mark.parametrize("layout", ["folders", "nnunet", "decathlon"])
+@pytest.mark.parametrize("made_up", [False, True])
+def test_names_in_label_files_count_in_every_layout(tmp_path: Path, layout: str, made_up: bool) -> None:
+    """Two readers numbered the same structures differently; names that a program made up say nothing."""
+    grid = Grid((6, 5, 4), np.eye(4))
+    raw = layout != "folders"
+    images, labels = tmp_path / ("imagesTr" if raw else "images"), tmp_path / ("labelsTr" if raw else "labels")
+    labels.mkdir()
+    for i, names in enumerate(({1: "big", 2: "small"}, {1: "small", 2: "big"})):
+        write_nifti(images / f"s{i}{'_0000' if layout == 'nnunet' else ''}.nii.gz", some_image(i))
+        said = {value: f"Segment_{value}" for value in names} if made_up else names
+        drawn = LabelMap(some_label(1), grid, said)
+        write_seg_nrrd(labels / f"s{i}.seg.nrrd", Result(drawn, grid, None, Algorithm("tests", "1")))
+    listed = [{"image": f"imagesTr/s{i}.nii.gz", "label": f"labelsTr/s{i}.seg.nrrd"} for i in range(2)]
+    described = {"labels": {"background": 0, "big": 1, "small": 2}, "channel_names": {"0": "CT"}}
+    training = {"training": listed} if layout == "decathlon" else {}
+    write_json(tmp_path / "dataset.json", described | training)
+    dataset = find_dataset(tmp_path)
+    assert dataset.layout == layout
+    present = [read_case(case, dataset)[1].present for case in dataset.cases]
+    assert present == ([(1,), (1,)] if made_up else [(1,), (2,)])
+
+
+def test_some_structures_of_files(tmp_path: Path) -> None:
+    label = some_label(1)
+    label[4, 4, 3] = 2
+    for i in range(2):
+        write_nifti(tmp_path / "images" / f"s{i}.nii.gz", some_image(i))
+        write_nifti(tmp_path / "labels" / f"s{i}.nii.gz", label)
+    described = {"labels": {"background": 0, "Left_Kidney": 1, "liver": 2, "lesion": -3}}
+    write_json(tmp_path / "dataset.json", described)
+    whole = find_dataset(tmp_path)
+    assert whole.not_wanted == ()
+    dataset = find_dataset(tmp_path, labels=["left kidney", "LESION"])
+    assert dataset.labels == {1: "Left_Kidney", 3: "lesion"}
+    assert (dataset.not_wanted, dataset.stored_values) == (("liver",), {3: -3})
+    assert [read_case(case, dataset)[1].present for case in dataset.cases] == [(1,), (1,)]
+    assert case_digest(dataset.cases[0], dataset) != case_digest(whole.cases[0], whole)
+    with pytest.raises(InputError, match="has no structure spleen; choose with --labels among Left_Kidney, liver"):
+        find_dataset(tmp_path, labels=["spleen"])

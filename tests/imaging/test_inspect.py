@@ -7,19 +7,19 @@ import pytest
 
 from medseg.errors import InputError
 from medseg.events import Event
-from medseg.imaging.inspect import Inspection
+from medseg.imaging.inspect import Inspected, Inspection
 from medseg.imaging.inspect import inspect as looking
 from tests.imaging.build import PATIENT, save_all, some_image, some_label, some_series, write_nifti
 from tests.imaging.test_dataset import decathlon
 
-KEY = b"secret"
+KEY = "5ec2e7"
 
 
-def inspect(path: Path, key: bytes, headers: bool = False) -> Inspection:
+def inspect(path: Path, key: str, headers: bool = False) -> Inspection:
     *events, found = looking(path, key, headers=headers)
     assert all(isinstance(event, Event) for event in events)
-    assert isinstance(found, Inspection)
-    return found
+    assert isinstance(found, Inspected)
+    return found.inspection
 
 
 def test_a_dataset_and_its_problems(tmp_path: Path) -> None:

@@ -335,6 +335,24 @@ def test_layers_lie_on_top_of_each_other(tmp_path: Path) -> None:
     assert labels.grid.agrees(Grid((6, 5, 4), np.array([[1.0, 0, 0, 4], [0, 2, 0, 5], [0, 0, 3, 6], [0, 0, 0, 1]])))
 
 
+@pytest.mark.parametrize("name", [r"a\b", r"a\new\\x", "two\nlines"])
+def test_names_with_backslashes_come_back(tmp_path: Path, name: str) -> None:
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n")
+    path = seg_nrrd(tmp_path / "x.seg.nrrd", some_label(), {"Name": escaped, "LabelValue": "1", "Layer": "0"})
+    assert segment_names_in(path) == {1: name.replace("\n", " ")}
+
+
+def test_only_segments_that_are_asked_for_are_drawn(tmp_path: Path) -> None:
+    first, second = np.zeros((6, 5, 4), np.uint8), np.zeros((6, 5, 4), np.uint8)
+    first[0:3], second[2:4] = 1, 1
+    array, kinds = layered(first, second)
+    said = [{"Name": "Left_Kidney", "LabelValue": "1", "Layer": "0"}, {"Name": "body", "LabelValue": "1", "Layer": "1"}]
+    labels, notes = read_itk_segments(
+        seg_nrrd(tmp_path / "x.seg.nrrd", array, *said, kinds=kinds), wanted=["left kidney"]
+    )
+    assert (labels.array[:, 0, 0].tolist(), dict(labels.names), notes) == ([1, 1, 1, 0, 0, 0], {1: "Left_Kidney"}, ())
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_value_for_several_segments_is_numbered_anew(tmp_path: Path, old: bool) -> None:
     first, second = np.zeros((6, 5, 4), np.uint8), np.zeros((6, 5, 4), np.uint8)

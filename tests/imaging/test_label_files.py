@@ -11,6 +11,7 @@ from medseg.imaging.grid import Grid
 from medseg.imaging.label_files import (
     LABEL_READERS,
     LabelKind,
+    common_voxels,
     label_kind,
     label_names_in,
     label_references,
@@ -207,3 +208,15 @@ def test_real_labels(real_data: Path) -> None:
     grid = read_label_grid(path)
     assert grid is not None
     assert np.array_equal(read_label_file(path, grid).array, read_labels(path).array)
+
+
+def test_a_grid_that_holds_the_voxels_of_two() -> None:
+    part = moved(GRID, by=(2, -1, 1), shape=(3, 4, 5))
+    whole = common_voxels(GRID, part, may_be_cropped=True)
+    assert whole is not None
+    assert whole.agrees(moved(GRID, by=(0, -1, 0), shape=(6, 6, 6)))
+    assert common_voxels(GRID, part, may_be_cropped=False) is None
+    assert common_voxels(GRID, moved(GRID, by=(1, 0, 0)), may_be_cropped=True) is None  # as large, and elsewhere
+    assert common_voxels(GRID, moved(part, by=(0.3, 0, 0)), may_be_cropped=True) is None
+    assert common_voxels(GRID, moved(part, by=(1e8, 0, 0)), may_be_cropped=True) is None
+    assert common_voxels(GRID, GRID, may_be_cropped=False) is GRID

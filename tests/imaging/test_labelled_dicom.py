@@ -13,7 +13,7 @@ from medseg.imaging.labelled_dicom import is_labelled_dicom
 from medseg.imaging.naming import dicom_name
 from medseg.imaging.source import ReadOptions
 from tests.imaging.build import some_image, some_label, write_nifti
-from tests.imaging.labelled_build import AFFINE, NAMES, box, forget, in_study_of, label, series
+from tests.imaging.labelled_build import AFFINE, NAMES, box, forget, in_study_of, label, overlapping, series
 
 KEY = b"a key of the tests"
 
@@ -247,3 +247,53 @@ def test_a_label_drawn_on_another_volume_of_the_space_is_brought_onto_the_first_
 def test_every_volume_of_its_own(tmp_path: Path) -> None:
     dataset = found(two(tmp_path), "all")
     assert (len(dataset.cases), NAMES[2] in dataset.labels.values()) == (2, True)
+
+
+BODY = np.ones((12, 10, 6), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_structures_that_share_voxels(tmp_path: Path, kind: Any) -> None:
+    """The later one counts: what the others lose is told, and that they are lost altogether refused."""
+    for i, at in enumerate((1, 2)):
+        volume = series(tmp_path / f"{i}", seed=i)
+        arrays = {1: box(at=2), 2: box(at=at)}
+        overlapping(tmp_path / f"{i}.dcm", volume, arrays, NAMES, kind)
+    dataset = found(tmp_path)
+    partly, wholly = sorted(dataset.cases, key=lambda case: str(case.files[-1]))
+    notes = read_case(partly, dataset)[2]
+    assert "[OVERLAP] liver loses 56% of its voxels to lesion" in notes
+    with pytest.raises(InputError) as caught:
+        read_case(wholly, dataset)
+    assert str(caught.value) == (
+        f"{wholly.name}: [OVERLAP] all voxels of its structure liver belong to others as well, most to lesion, which "
+        "count; leave lesion out: name the structures that are wanted with --labels"
+    )
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_some_structures(tmp_path: Path, kind: Any) -> None:
+    volume = series(tmp_path / "0")
+    names = {1: "liver", 2: "lesion", 3: "BODY"}
+    overlapping(tmp_path / "0.dcm", volume, {1: box(at=1), 2: box(at=5), 3: BODY}, names, kind)
+    label(tmp_path / "1.dcm", series(tmp_path / "1", seed=1), box(), {1: "spleen"})
+    with pytest.raises(InputError, match="OVERLAP"):
+        read_case(next(case for case in found(tmp_path).cases if "0.dcm" in str(case.files)), found(tmp_path))
+    dataset = find_dataset(tmp_path, KEY, labels=["Liver", "LESION"])
+    assert set(dataset.labels.values()) == {"liver", "lesion"}
+    assert set(dataset.not_wanted) == {"BODY", "spleen"}
+    (case,), (left,) = dataset.cases, dataset.left
+    assert (left.reason, left.broken) == ("its label names none of the structures that are wanted", False)
+    _, labels, notes = read_case(case, dataset)
+    assert (labels.present, notes) == (tuple(dataset.labels), ())
+    assert np.count_nonzero(labels.array) == np.count_nonzero(box(at=1)) + np.count_nonzero(box(at=5))
+
+
+def test_two_objects_may_both_hold_what_is_not_wanted(tmp_path: Path) -> None:
+    volume = series(tmp_path / "CT")
+    label(tmp_path / "a.dcm", volume, box(1, at=1) + 2 * box(1, at=5), {1: "liver", 2: "BODY"})
+    label(tmp_path / "b.dcm", volume, box(1, at=5), {1: "BODY"})
+    assert "hold body; keep one" in refused(tmp_path)
+    dataset = find_dataset(tmp_path, KEY, labels=["liver"])
+    (case,) = dataset.cases
+    np.testing.assert_array_equal(read_case(case, dataset)[1].array > 0, box(1, at=1) > 0)

@@ -219,10 +219,28 @@ def test_names_bring_files_and_label_objects_together(tmp_path: Path) -> None:
 def test_a_folder_of_several_volumes_is_a_choice(tmp_path: Path) -> None:
     dicom(tmp_path)
     series(tmp_path / "series 0" / "more", seed=9)
-    ((left,), cases) = found(tmp_path).left, found(tmp_path).cases
-    assert (left.where, left.reason, left.broken, len(cases)) == (
-        "one",
-        "[CHOOSE] an image of it holds 2 DICOM volumes",
-        True,
-        1,
-    )
+    dataset = found(tmp_path)
+    (left,) = dataset.left
+    assert (left.where, left.broken, len(dataset.cases)) == ("one", True, 1)
+    assert left.reason.startswith("[CHOOSE] an image of it holds 2 DICOM volumes: DICOM CT series 1, 6 images; ")
+    assert left.reason.endswith("name the folder of one, or pick one with --series RULE")
+
+
+def test_a_rule_picks_among_the_volumes_of_a_folder(tmp_path: Path) -> None:
+    dicom(tmp_path)
+    series(tmp_path / "series 0" / "more", seed=9, modality="MR")
+    dataset = find_dataset(tmp_path, KEY, series=["Modality=CT"])
+    assert (len(dataset.cases), dataset.left) == (2, ())
+    assert [case.images[0].dicom.modality for case in dataset.cases if case.images[0].dicom] == ["CT", "CT"]
+    dataset = find_dataset(tmp_path, KEY, series=["Modality=MR"])
+    reasons = {left.where: left.reason for left in dataset.left}
+    assert [case.name for case in dataset.cases] == ["one"]
+    assert "holds 1 DICOM volumes, of which 0 fit the rule" in reasons["two"]
+    with pytest.raises(InputError, match="given 2 time"):
+        find_dataset(tmp_path, KEY, series=["Modality=CT", "Modality=MR"])
+
+
+def test_a_rule_for_files_is_of_no_use(tmp_path: Path) -> None:
+    plain(files(tmp_path))
+    with pytest.raises(InputError, match="lists no DICOM to select from"):
+        find_dataset(tmp_path, KEY, series=["Modality=CT"])

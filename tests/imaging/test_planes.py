@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from medseg.errors import GeometryError
 from medseg.imaging.grid import Grid
-from medseg.imaging.planes import Plane, Planes, arrange, image_onto, labels_from, labels_onto, made_up, straight_grid
+from medseg.imaging.planes import Plane, Planes, arrange, straight_grid
+from medseg.imaging.slicing import image_onto, labels_from, labels_onto, made_up
 from medseg.imaging.volume import LabelMap
 
 FLAT = (1.0, 0, 0, 0, 1, 0)
@@ -60,6 +61,35 @@ def test_rounded_positions_are_regular() -> None:
 
 
 @pytest.mark.parametrize(
+    ("step_mm", "angles"),
+    [(step, (0, 0, 0)) for step in (0.5, 0.625, 0.67, 0.75, 1.25)] + [(step, (17, -9, 30)) for step in (0.75, 1.25)],
+)
+def test_positions_rounded_to_one_decimal_are_regular(step_mm: float, angles: tuple[float, float, float]) -> None:
+    row, column, normal = Rotation.from_euler("xyz", angles, degrees=True).as_matrix().T
+    for n in (3, 4, 17, 200):
+        first = np.array([-100.03, 50.02, 20.04])
+        true = first + np.arange(n)[:, None] * step_mm * normal
+        given = [Plane(5, 6, (*row, *column), tuple(np.round(p, 1)), (0.8, 0.7)) for p in true]
+        assert set(codes(given)) <= {"TILT"}
+        assert n < 200 or codes(given) == []
+        del given[n // 2]
+        assert n < 5 or "GAP" in codes(given)
+
+
+@pytest.mark.parametrize(
+    "heights_mm",
+    [
+        [0, 0.6, 1.2, 1.9, 2.5, 3.14],  # not all of them are rounded
+        [0, 0.6, 1.2, 2.0, 2.5, 3.1],  # farther away than rounding brings a slice
+        [0, 0.2, 0.4, 0.7, 0.9],  # so thin that a missing slice might look like rounding
+        [0, 0.4, 0.8, 1.3, 1.7],
+    ],
+)
+def test_rounding_explains_no_other_unevenness(heights_mm: list[float]) -> None:
+    assert codes(planes(*heights_mm)) == ["GAP"]
+
+
+@pytest.mark.parametrize(
     ("given", "expected"),
     [
         ([], "TOO_FEW"),
@@ -98,6 +128,30 @@ def test_a_tilt_is_named_with_its_angle() -> None:
     assert "18.0 degrees" in fault.said
 
 
+def test_more_than_half_a_right_angle_is_no_tilt() -> None:
+    assert codes(tilted(4, 44.9, rows=40)) == ["TILT"]
+    found = arrange(tilted(4, 45.1, rows=40))
+    assert [fault.code for fault in found.faults] == ["SHIFTED"]
+    assert found.grid is None
+
+
+def test_a_straight_grid_far_larger_than_the_slices_is_none() -> None:
+    spread = arrange(planes(0, 1, 2, 15))
+    assert spread.grid is not None
+    far = arrange(planes(0, 1, 2, 16))
+    assert far.grid is None
+    (gap,) = far.faults
+    assert gap.code == "GAP"
+    assert gap.said.endswith("(usual step 1.00 mm): the gaps are too large to be filled")
+    assert gap.fix == "export the whole series again"
+    steep = arrange(tilted(40, 30))
+    (tilt,) = steep.faults
+    assert steep.grid is None
+    assert tilt.code == "TILT"
+    assert tilt.said.endswith("(gantry tilt of 30.0 degrees): too far to be straightened")
+    assert tilt.fix
+
+
 def test_a_tilt_with_a_gap_has_both_faults() -> None:
     slices = tilted(8, 18)
     del slices[3]
@@ -123,7 +177,7 @@ def test_slices_are_found_at_their_places(
     way = spacing[2] * (normal + np.tan(np.radians(degrees)) * column)
     first = np.array([-100.0, 50, 20])
     order = np.random.default_rng(seed).permutation(n)
-    given_planes = [Plane(5, 6, (*row, *column), tuple(first + k * way), spacing[:2]) for k in order]
+    given_planes = [Plane(300, 250, (*row, *column), tuple(first + k * way), spacing[:2]) for k in order]
     found = arrange(given_planes)
     assert [order[k] for k in found.order] == list(range(n))
     assert [fault.code for fault in found.faults] == (["TILT"] if degrees else [])
@@ -131,7 +185,7 @@ def test_slices_are_found_at_their_places(
     assert found.grid is not None
     assert np.abs(found.planes.positions_mm - (first + np.arange(n)[:, None] * way) * MIRROR).max() < 0.01
     assert found.planes.spacing_mm == (spacing[1], spacing[0])
-    for x, y, z in [(0, 0, 0), (5, 4, n - 1), (5, 0, n // 2)]:
+    for x, y, z in [(0, 0, 0), (249, 299, n - 1), (249, 0, n // 2)]:
         world = (first + z * way + x * spacing[1] * row + y * spacing[0] * column) * MIRROR
         index = np.linalg.solve(found.grid.affine, [*world, 1])[:3]
         if not degrees:

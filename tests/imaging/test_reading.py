@@ -7,13 +7,14 @@ import pytest
 import SimpleITK
 
 from medseg.errors import GeometryError, InputError
+from medseg.imaging.dicom.scanner import scan_dicom
 from medseg.imaging.grid import Grid
 from medseg.imaging.itk import write_itk_volume
 from medseg.imaging.nifti import write_volume
 from medseg.imaging.reading import READERS, read_channels, read_source, shape_of
 from medseg.imaging.source import Format, ReadOptions, Source
 from medseg.imaging.volume import Volume
-from tests.imaging.build import some_image, write_nifti
+from tests.imaging.build import save_all, some_image, some_series, write_nifti
 from tests.imaging.labelled_build import AFFINE, SHAPE, series
 
 OPTIONS = ReadOptions()
@@ -73,3 +74,33 @@ def test_files_must_lie_on_each_other_and_on_dicom(tmp_path: Path) -> None:
     assert len(read_channels([first, source_of("nifti", tmp_path)], "a", OPTIONS)) == 2
     with pytest.raises(GeometryError, match=r"a: its channel 1 lies up to 0\.5 mm away from its image"):
         read_channels([first, source_of("nifti", tmp_path, moved)], "a", OPTIONS)
+
+
+def pet_and_ct(root: Path, away_mm: float) -> list[Source]:
+    """A CT, and a PET of the same patient in coarser voxels, some mm away."""
+    ct = some_series(8, series="1", step_mm=2.5).datasets()
+    pet = some_series(5, series="2", step_mm=4.0, between_rows_mm=1.6, between_columns_mm=1.4).datasets()
+    for ds in pet:
+        ds.Modality, ds.ImagePositionPatient = (
+            "PT",
+            [*ds.ImagePositionPatient[:2], ds.ImagePositionPatient[2] + away_mm],
+        )
+    volumes = [scan_dicom(save_all(datasets, root / name)).volumes[0] for name, datasets in (("ct", ct), ("pet", pet))]
+    return [Source("dicom", volume.paths, dicom=volume) for volume in volumes]
+
+
+def test_dicom_channels_of_one_frame_of_reference_are_brought_onto_the_first(tmp_path: Path) -> None:
+    ct, pet = read_channels(pet_and_ct(tmp_path, 4.0), "a", OPTIONS)
+    assert pet.volume.grid.agrees(ct.volume.grid)
+    assert "of which it covers" in pet.notes[-1]
+    given = read_source(pet_and_ct(tmp_path, 4.0)[1], "a", OPTIONS).volume
+    corner = given.grid.affine[:3, 3]
+    at = np.linalg.inv(ct.volume.grid.affine) @ [*corner, 1]
+    x, y, z = np.rint(at[:3]).astype(int)
+    assert np.abs(at[:3] - (x, y, z)).max() < 0.5
+    assert pet.volume.array.min() == given.array.min()  # what it does not cover
+
+
+def test_channels_that_do_not_meet_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(GeometryError, match=r"\[NO_OVERLAP\]"):
+        read_channels(pet_and_ct(tmp_path, 900.0), "a", OPTIONS)

@@ -15,7 +15,9 @@ from medseg.imaging.dataset import find_dataset, read_case
 from medseg.imaging.grid import Grid
 from medseg.imaging.itk import write_itk_volume
 from medseg.imaging.restructure import decathlon_to_nnunet, nnunet_to_decathlon
-from medseg.imaging.volume import Volume
+from medseg.imaging.volume import LabelMap, Volume
+from medseg.imaging.writing.nrrd import write_seg_nrrd
+from medseg.imaging.writing.result import Algorithm, Result
 from tests.imaging.build import some_image, some_label, write_json, write_nifti
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "train"
@@ -208,3 +210,14 @@ def test_a_target_that_is_not_empty_or_lies_in_the_source_is_refused(tmp_path: P
         decathlon_to_nnunet(tmp_path / "b", tmp_path / "c")
     with pytest.raises(InputError, match="give an nnU-Net raw folder"):
         nnunet_to_decathlon(write_json(tmp_path / "d" / "dataset.json", described(source)).parent, tmp_path / "c")
+
+
+def test_labels_that_name_structures_with_other_values_are_refused(tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "a", labels={"background": 0, "a": 1, "b": 2}, regions_class_order=None)
+    grid = Grid((6, 5, 4), oblique())
+    labels = LabelMap(some_label(1), grid, {1: "b", 2: "a"})
+    (root / "labelsTr" / "c1.nii.gz").unlink()
+    write_seg_nrrd(root / "labelsTr" / "c1.seg.nrrd", Result(labels, grid, None, Algorithm("tests", "1")))
+    with pytest.raises(InputError, match="c1 names its structures with other values"):
+        nnunet_to_decathlon(root, tmp_path / "b")
+    assert not (tmp_path / "b").exists()

@@ -11,10 +11,12 @@ from medseg.errors import InputError
 from medseg.imaging.structures import (
     LARGEST,
     Structures,
+    chosen,
     named_by_number,
     numbered_by_name,
     read_structures,
     renames_by_name,
+    says_nothing,
     storable,
 )
 
@@ -113,3 +115,25 @@ def test_names_of_label_objects_are_numbered_in_their_order() -> None:
     assert renames_by_name(tables[1], found) == {7: 2, 3: 3}
     with pytest.raises(InputError, match="names spleen, which the dataset does not"):
         renames_by_name({1: "spleen"}, found)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["Segment_1", "segment 12", "3"], True), (["Segment_1", "liver"], False), (["Segment left"], False)],
+)
+def test_names_that_programs_make_up(names: list[str], expected: bool) -> None:
+    assert says_nothing(names) is expected
+
+
+def test_chosen_structures_keep_their_values() -> None:
+    brats = told(labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4})
+    some = chosen(brats, ["Rest_of core", "enhancing"], HERE)
+    assert some.labels == {2: "rest of core", 3: "enhancing"}
+    assert some.regions == {"core": (2, 3), "enhancing": (3,)}
+    assert some.ignore == 4
+    with pytest.raises(InputError, match="has no structure x; choose with --labels among rest of whole, rest of core"):
+        chosen(brats, ["x"], HERE)
+
+
+def test_a_file_may_name_the_voxels_to_ignore() -> None:
+    assert renames_by_name({1: "liver", 2: "ignore"}, told(labels={"liver": 7, "ignore": 9})) == {1: 7, 2: 9}

@@ -90,3 +90,39 @@ def test_as_many_rules_as_channels(tmp_path: Path) -> None:
 )
 def test_modality_of_a_channel(channel: str, modality: str) -> None:
     assert modality_of(channel) == modality
+
+
+def test_one_volume_is_never_two_channels(tmp_path: Path) -> None:
+    series = images("1", 12, "MR"), images("2", 4, "MR")
+    found = picked(tmp_path, Wanted(("T1", "T2")), *series)
+    assert found.cases == ()
+    assert "give --series RULE once for each channel" in found.left[0].reason
+    same = picked(tmp_path / "b", Wanted(("T1", "T2"), ("Modality=MR", "Modality=MR")), *series)
+    (case,) = same.cases
+    first, second = (source.dicom for source in case.channels)
+    assert first is not second
+
+
+def test_what_is_refused_says_why_itself(tmp_path: Path) -> None:
+    gap = images("1", 6)
+    del gap[2]
+    found = picked(tmp_path, Wanted(("CT",)), gap, images("2", 5, "PT"))
+    assert found.cases == ()
+    (left,) = found.left
+    assert left.broken
+    assert "[GAP]" in left.reason
+    ruled = picked(tmp_path / "b", Wanted(("CT",), ("SeriesNumber=1",)), gap, images("2", 5))
+    assert "[GAP]" in ruled.left[0].reason
+
+
+def test_a_refused_volume_that_is_passed_over_is_told(tmp_path: Path) -> None:
+    gap = images("1", 9)
+    del gap[2]
+    found = picked(tmp_path, Wanted(("image",)), gap, images("2", 5, "PT"))
+    assert [case.source for case in found.cases] == ["DICOM PT series 2, 5 images"]
+    assert "1 that cannot be used passed over" in found.notes[0]
+
+
+def test_all_is_for_models_of_one_channel(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="but the model has 2 channels"):
+        picked(tmp_path, Wanted(("CT", "PET"), ("all",)), images("1"))

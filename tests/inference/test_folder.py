@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 import torch
@@ -16,12 +19,24 @@ from numpy.typing import NDArray
 from medseg.errors import InputError, ResourceError, RunError
 from medseg.events import Note
 from medseg.files import read_record
+from medseg.imaging.dicom.scanner import scan_dicom
+from medseg.imaging.dicom.seg import read_seg
 from medseg.imaging.naming import CaseMap
 from medseg.imaging.nifti import read_labels
+from medseg.imaging.scans import Scan
+from medseg.imaging.source import Source
 from medseg.inference import folder as inference
-from medseg.inference.folder import Inferred, infer_folder
+from medseg.inference.folder import Asked, Inferred, infer_folder
 from medseg.inference.records import Predictions
-from tests.imaging.build import PATIENT, ROOT_UID, save_all, some_series, write_nifti
+from tests.imaging.build import (
+    PATIENT,
+    ROOT_UID,
+    decimal_string,
+    save_all,
+    some_series,
+    tilted,
+    write_nifti,
+)
 from tests.tiny import CPU, blobs, configuration, untrained_run
 
 
@@ -323,3 +338,93 @@ def test_numbered_scans_are_no_channels_for_a_model_of_one(tmp_path: Path) -> No
     inferred, _ = infer(run, scans, tmp_path / "out")
     assert [c.case for c in inferred.predictions.cases] == ["liver_0000", "liver_0001", "liver_0002"]
     assert not inferred.failed
+
+
+def test_every_format_of_results(tmp_path: Path) -> None:
+    save_all(some_series(12, series="7").datasets(), tmp_path / "scans")
+    run, out = untrained_run(tmp_path), tmp_path / "out"
+    asked = Asked(formats=("nifti", "rtstruct", "nrrd", "sr"))
+    *_, inferred = infer_folder(run, tmp_path / "scans", out, CPU, asked)
+    assert isinstance(inferred, Inferred)
+    (case,) = inferred.predictions.cases
+    suffixes = {output.name.removeprefix(case.case) for output in case.outputs}
+    assert suffixes == {".nii.gz", ".seg.dcm", ".rtstruct.dcm", ".seg.nrrd", ".sr.dcm"}  # a report speaks of a SEG
+    assert case.deviation_mm < 0.01
+    nifti, seg = (read_labels(out / f"{case.case}.nii.gz"), read_seg(out / f"{case.case}.seg.dcm"))
+    assert seg.array[seg.array > 0].size == nifti.array[nifti.array > 0].size
+    again, _ = infer(run, tmp_path / "scans", out)  # other formats are another question
+    assert again.skipped == 0
+    assert {p.name.removeprefix(case.case) for p in out.glob("case-*")} == {".nii.gz", ".seg.dcm"}
+
+
+def test_dicom_results_need_dicom_scans(tmp_path: Path) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
+    with pytest.raises(InputError, match="seg can be written for DICOM scans only"):
+        list(infer_folder(run, scans, out, CPU, Asked(formats=("seg",))))
+    with pytest.raises(InputError, match="'pdf' is no format of results"):
+        list(infer_folder(run, scans, out, CPU, Asked(formats=("pdf",))))
+    assert not out.exists()
+
+
+def test_a_tilted_scan_gets_labels_on_its_native_slices(tmp_path: Path) -> None:
+    built = tilted(12, 17.0, series="7")
+    save_all(built.datasets(), tmp_path / "scans")
+    run, out = untrained_run(tmp_path), tmp_path / "out"
+    inferred, _ = infer(run, tmp_path / "scans", out)
+    (case,) = inferred.predictions.cases
+    assert any("gantry tilt of 17.0 degrees" in warning for warning in case.warnings)
+    straight = read_labels(out / f"{case.case}.nii.gz")
+    assert straight.grid.skew < 1e-6
+    frames = pydicom.dcmread(out / f"{case.case}.seg.dcm").PerFrameFunctionalGroupsSequence
+    positions = {tuple(f.PlanePositionSequence[0].ImagePositionPatient) for f in frames}
+    native = {tuple(float(decimal_string(v)) for v in built.position_mm(z)) for z in range(12)}
+    assert positions <= native
+
+
+def test_names_that_are_no_text_are_no_hindrance(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "scans")
+    save_all(some_series(12, series="7").datasets(), tmp_path / "scans" / "a")
+    os.rename(os.path.join(folder, b"a"), os.path.join(folder, b"M\xfcller"))  # noqa: PTH104, PTH118
+    run, out = untrained_run(tmp_path), tmp_path / "out"
+    inferred, _ = infer(run, tmp_path / "scans", out)
+    assert len(inferred.predictions.cases) == 1
+    assert "M\\xfcller" in read_record(out / "case_map.json", CaseMap).cases.popitem()[1].names
+
+
+def test_what_nobody_foresaw_fails_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
+    write = inference.write_all
+
+    def odd(folder: Path, case: str, *others: Any) -> Any:
+        if case == "scan0":
+            raise TypeError("Müller")
+        return write(folder, case, *others)
+
+    monkeypatch.setattr(inference, "write_all", odd)
+    inferred, _ = infer(run, scans, out)
+    assert [c.case for c in inferred.predictions.cases] == ["scan1"]
+    assert inferred.failed["scan0"].startswith("[UNEXPECTED] TypeError in test_folder.py")
+
+
+def test_another_volume_of_the_same_file_is_another_question(tmp_path: Path) -> None:
+    volume = scan_dicom(save_all(some_series(4).datasets(), tmp_path)).volumes[0]
+    asked = Asked()
+    scans = [
+        Scan("a", (Source("dicom", v.paths, dicom=v),), "") for v in (volume, replace(volume, frames=volume.frames[1:]))
+    ]
+    shared = [Scan("a", (Source("nifti", volume.paths, component=k),), "") for k in (0, 1)]
+    assert inference.scan_key(scans[0], "", asked) != inference.scan_key(scans[1], "", asked)
+    assert inference.scan_key(shared[0], "", asked) != inference.scan_key(shared[1], "", asked)
+
+
+def test_failed_dicom_volumes_can_be_found(tmp_path: Path) -> None:
+    save_all(some_series(12, series="7").datasets(), tmp_path / "scans" / "a")
+    gap = some_series(12, series="8").datasets()
+    del gap[4]
+    save_all(gap, tmp_path / "scans" / "b")
+    run, out = untrained_run(tmp_path), tmp_path / "out"
+    inferred, _ = infer(run, tmp_path / "scans", out)
+    ((name, reason),) = inferred.failed.items()
+    assert "[GAP]" in reason
+    cases = read_record(out / "case_map.json", CaseMap).cases
+    assert all("/scans/b/" in path for path in cases[name].paths)

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -21,7 +22,7 @@ from medseg.planning.dataset import Planned, plan_dataset, splits
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Budget, Plan, Request, Splits
 from medseg.preprocessing.cache import load_cases
-from tests.imaging.labelled_build import box, label, series
+from tests.imaging.labelled_build import NAMES, box, label, overlapping, series
 from tests.planning.build import alike
 from tests.preprocessing.build import describe, write_case, write_dataset
 
@@ -443,3 +444,37 @@ def test_rules_and_options_are_kept_in_the_plan(tmp_path):
     with pytest.raises(InputError, match="rule"):
         plan(data, tmp_path / "other", Request(series=("nonsense",)))
     assert not (tmp_path / "other").exists()
+
+
+def test_structures_that_share_voxels_are_warned_of(tmp_path):
+    data = tmp_path / "data"
+    for i in range(3):
+        volume = series(data / f"{i}", seed=i)
+        overlapping(data / f"{i}.dcm", volume, {1: box(at=2), 2: box(at=1)}, NAMES, "rtstruct")
+    events = list(plan_dataset(data, tmp_path / "run", Request(), a_tenth))
+    warned = [event.text for event in events if isinstance(event, Note) and event.warning]
+    assert sum("[OVERLAP] liver loses 56% of its voxels to lesion" in text for text in warned) == 3
+
+
+def test_structures_may_be_chosen(tmp_path):
+    """An outline of the body that swallows all others is refused by its name, and left out on demand."""
+    data, names = tmp_path / "data", {1: "liver", 2: "Left_Kidney", 3: "BODY"}
+    body = np.ones((12, 10, 6), np.uint8)
+    for i in range(3):
+        volume = series(data / f"{i}", seed=i)
+        overlapping(data / f"{i}.dcm", volume, {1: box(at=1), 2: box(at=5), 3: body}, names)
+    with pytest.raises(InputError, match=r"3 of 3 cases .*belong to others as well, most to BODY.*--labels"):
+        plan(data, tmp_path / "run")
+    planned, notes = plan(data, tmp_path / "run", Request(labels=("Liver", "left kidney")))
+    assert (planned.prepared, planned.plan.names) == (3, {1: "liver", 2: "Left_Kidney"})
+    assert "left out, since --labels does not name them: BODY" in notes
+    assert planned.plan.request.labels == ("Liver", "left kidney")
+
+
+def test_values_that_were_renumbered_are_told(tmp_path):
+    data = write_dataset(tmp_path / "data", n=2)
+    labels = {"background": 0, "liver": 1, "lesion": 2, "far": 70_000}
+    described = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps({**described, "labels": labels}))
+    _, notes = plan(data, tmp_path / "run")
+    assert "values that no label map can hold have others here: 70000 (far) is 3" in notes

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.imaging.inspect import Inspection
+from medseg.imaging.inspect import Inspected, Inspection
 from medseg.imaging.inspect import inspect as looking
 from medseg.inference.records import RESEARCH_USE, Prediction, Predictions, Unread
 from medseg.report.evaluation import scores_table
@@ -17,10 +17,10 @@ from tests.pipeline.test_expect import scores
 from tests.tiny import configuration, plan_of, write_dataset
 
 
-def inspect(path: Path, key: bytes) -> Inspection:
+def inspect(path: Path, key: str) -> Inspection:
     *_, found = looking(path, key)
-    assert isinstance(found, Inspection)
-    return found
+    assert isinstance(found, Inspected)
+    return found.inspection
 
 
 def cells(table: Table) -> str:
@@ -100,9 +100,9 @@ def test_the_plan_tells_every_configuration_and_which_is_chosen() -> None:
 def test_inspection_of_labelled_cases_and_of_scans(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", 2)
     (data / "images" / "case1.nii.gz").write_bytes(b"no scan")
-    table = inspection_table(inspect(data, b"key"))
+    table = inspection_table(inspect(data, "ab"))
     assert "case0|" in cells(table)
     assert "|16 x 16 x 16|1 x 1 x 1|RAS|1, 2|" in cells(table)
     assert "[NOT_NIFTI]" in table.rows[1][-1]
     assert table.remarks[-1] == "2 cases, 1 with problems"
-    assert inspection_table(inspect(data / "labels", b"key")).remarks[-1] == "2 scans, 0 with problems"
+    assert inspection_table(inspect(data / "labels", "ab")).remarks[-1] == "2 scans, 0 with problems"

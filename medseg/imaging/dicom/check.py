@@ -16,20 +16,22 @@ import numpy.typing as npt
 import pydicom
 
 from medseg.imaging.dicom.headers import quiet
+from medseg.imaging.dicom.pixels import STRAIGHTENED
 from medseg.imaging.dicom.volumes import SubVolume, Verdict
 from medseg.imaging.grid import LPS_TO_RAS, Grid, Stored
-from medseg.imaging.planes import Planes
+from medseg.imaging.planes import RIGHT_ANGLE, SAME_DIRECTION, Planes
 
 Floats = npt.NDArray[np.float64]
 Items = Sequence[pydicom.Dataset]
 
 AGREES_MM = 0.01
+AGREES_PIXEL = 0.1  # of the smallest pixel spacing; what is really wrong is wrong by millimetres
 _PLACE = ["SOPClassUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"]
 _GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
 
 
 def cross_checked(volume: SubVolume) -> SubVolume:
-    """The volume, `checked` as agreeing within 0.01 mm at every corner; or REFUSED(GEOMETRY_DISAGREES).
+    """The volume, `checked` as agreeing at every corner (see `_limit_mm`); or REFUSED(GEOMETRY_DISAGREES).
 
     It stays `unchecked` where no other library can read its geometry, and as it was where it has none.
     """
@@ -39,15 +41,26 @@ def cross_checked(volume: SubVolume) -> SubVolume:
         found = [away for away in _disagreements_mm(volume, volume.planes, volume.grid) if away is not None]
     if not found:
         return volume
-    if max(found) > AGREES_MM:
+    if max(found) > _limit_mm(volume.planes):
         said = f"another library places its corners {max(found):.2f} mm away"
         return replace(volume, verdict=Verdict("REFUSED", ("GEOMETRY_DISAGREES",), said, "export the series again"))
     return replace(volume, checked="agrees")
 
 
+def _limit_mm(planes: Planes) -> float:
+    """How far corners may lie apart: 0.01 mm, or what directions that are written with few digits leave open.
+
+    Such directions stand at not quite right angles, which each library straightens in its own way, and they may differ
+    a little from slice to slice, of which the volume has but one. Both count more the larger a slice is.
+    """
+    sides = planes.shape[0] * planes.spacing_mm[0] + planes.shape[1] * planes.spacing_mm[1]
+    loose = 2 * SAME_DIRECTION + min(abs(float(planes.row @ planes.column)), RIGHT_ANGLE)
+    return max(AGREES_MM, AGREES_PIXEL * min(planes.spacing_mm), loose * sides)
+
+
 def _disagreements_mm(volume: SubVolume, planes: Planes, grid: Grid) -> Iterator[float | None]:
     """How far other libraries place corners from ours; None where one cannot tell."""
-    straight = not {"TILT", "GAP"} & set(volume.verdict.codes)
+    straight = not STRAIGHTENED & set(volume.verdict.codes)
     single = len(volume.paths) == len(volume.frames) and not any(frame.index for frame in volume.frames)
     seen = _seen_by_simpleitk(volume.paths) if single else None
     if seen is not None:
@@ -72,6 +85,8 @@ def _seen_by_simpleitk(paths: Sequence[Path]) -> list[_Seen] | None:
     """Each single image; None where GDCM does not understand a header or cannot open a path."""
     import SimpleITK
 
+    if not all(map(_is_unicode, paths)):
+        return None
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     seen = []
@@ -85,6 +100,15 @@ def _seen_by_simpleitk(paths: Sequence[Path]) -> list[_Seen] | None:
         directions = np.array(reader.GetDirection()).reshape(3, 3)[:, :2].T.ravel()
         seen.append(_Seen((columns, rows), np.array(reader.GetOrigin()), directions, np.array(reader.GetSpacing()[:2])))
     return seen
+
+
+def _is_unicode(path: Path) -> bool:
+    """True if the path is UTF-8; at any other one, GDCM ends the whole process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _slices(seen: Sequence[_Seen], planes: Planes) -> float | None:

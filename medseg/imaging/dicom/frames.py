@@ -13,7 +13,18 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from medseg.imaging.dicom.headers import IMAGES, MULTI_FRAME, TEXTS, Header, as_numbers, text, vendor_b_value, whole
+from medseg.imaging.dicom.headers import (
+    IMAGES,
+    MULTI_FRAME,
+    TEXTS,
+    Header,
+    as_numbers,
+    named_uid,
+    single_uid,
+    text,
+    vendor_b_value,
+    whole,
+)
 from medseg.imaging.dicom.purpose import COLOUR, SCREEN, TOO_LARGE, UNDESCRIBED, purpose
 from medseg.imaging.dicom.volumes import Frame
 from medseg.imaging.planes import Fault, Plane
@@ -159,7 +170,7 @@ def _image(
     texts = tuple(_text(frame, keyword) for keyword in TEXTS)
     image_type, technique = texts[_PLACE["ImageType"]], texts[_PLACE["VolumeBasedCalculationTechnique"]]
     return Image(
-        Frame(header.path, index, text(dataset, "SOPInstanceUID")),
+        Frame(header.path, index, _identity(dataset)),
         _plane(frame, whole(dataset, "Rows"), whole(dataset, "Columns")),
         shared.setdefault(texts, texts),
         tuple(int(n) for n in as_numbers(frame.content("DimensionIndexValues"))),
@@ -170,8 +181,18 @@ def _image(
     )
 
 
+def _identity(dataset: Dataset) -> str:
+    """The UID of the object, if need be as its file's meta header gives it; empty if it has none."""
+    own = single_uid(text(dataset, "SOPInstanceUID").split("\\")[0])
+    return own or single_uid(str(dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""))
+
+
 def _text(frame: _Frame, keyword: str) -> str:
     found = frame.text(keyword)
+    if keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        return single_uid(found)
+    if keyword == "SeriesInstanceUID":
+        return named_uid(found)
     return found or (vendor_b_value(frame.dataset) if keyword == "DiffusionBValue" else "")
 
 

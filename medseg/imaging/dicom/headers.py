@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    generate_uid,
 )
 
 from medseg.imaging.case import Left
@@ -75,6 +77,9 @@ _REFERENCES = Tag(0x3006, 0x0010)  # of a structure set, its contours follow, an
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # as single, double or whole numbers
 _PLAIN = {"CS", "DA", "DS", "DT", "IS", "TM", "UI"}  # representations whose bytes are plain text in every charset
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # leading zeros are against the standard, but common, and they harm nothing
+LONGEST_UID = 64  # characters
 
 _META_STARTS = 132 + 12  # after the preamble, the mark, and the element that says how long the meta header is
 INFLATED_AT_MOST = 1 << 30  # bytes; a deflated file that unpacks to more is a bomb, or better stored in another way
@@ -214,6 +219,17 @@ def _text(dataset: Dataset, tag: BaseTag) -> str:
     except Exception:  # whatever is wrong with one value, the others stand
         return ""
     return "\\".join("" if value is None else str(value).strip(" \0") for value in values)
+
+
+def single_uid(said: str) -> str:
+    """The UID that a header value is, as text; empty if it is none, or several."""
+    return said if len(said) <= LONGEST_UID and _UID.fullmatch(said) else ""
+
+
+def named_uid(said: str) -> str:
+    """The UID for what a header value names: the first of several; derived from a text that is none; empty if empty."""
+    first = single_uid(said.split("\\")[0])
+    return first or (str(generate_uid(entropy_srcs=[said])) if said.strip("\\") else "")
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:

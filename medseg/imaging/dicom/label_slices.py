@@ -24,9 +24,9 @@ from medseg.imaging.planes import (
     UNEVEN_AT_LEAST_MM,
     Plane,
     Planes,
-    labels_onto,
     straight_grid,
 )
+from medseg.imaging.slicing import labels_onto
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.unsignedinteger[Any]]

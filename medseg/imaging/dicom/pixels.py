@@ -26,6 +26,7 @@ from medseg.parallel import available_cores, available_memory_bytes
 Floats = npt.NDArray[np.float32]
 Seen = Counter[str]
 
+STRAIGHTENED = {"TILT", "GAP"}  # codes of verdicts whose grid is not that of the slices
 CT_PADDING_HU = -1024.0  # for what lies outside the scanner's circle, where a header names it as padding
 _NOTES = {
     "tissue": "the padding value of {n} of {of} images lies among tissue and was not believed",
@@ -61,6 +62,8 @@ def read_frames(volume: SubVolume, name: str) -> tuple[Floats, tuple[str, ...]]:
         raise InputError("[DUPLICATE_POSITION] an image stands at several places", name)
     shape = (*volume.planes.shape, len(volume.frames))
     needed = 4 * np.prod(shape, dtype=np.float64)
+    if volume.grid is not None and STRAIGHTENED & set(volume.verdict.codes):
+        needed += 4 * np.prod(volume.grid.shape, dtype=np.float64)  # both are held while one is brought onto the other
     if needed > available_memory_bytes():
         fix = "use a machine with more memory, or give a smaller scan"
         raise InputError(f"[TOO_LARGE] it needs {needed / 1e9:.1f} GB of memory, more than is free", name, fix)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from medseg.errors import InputError
-from medseg.imaging.dicom.pixels import read_frames
+from medseg.imaging.dicom.pixels import STRAIGHTENED, read_frames
 from medseg.imaging.dicom.suv import body_weight_suv
 from medseg.imaging.dicom.volumes import SubVolume
-from medseg.imaging.planes import image_onto, made_up
+from medseg.imaging.slicing import image_onto, made_up
 from medseg.imaging.source import Reading, ReadOptions
 from medseg.imaging.volume import Volume
 
-STRAIGHTENED = {"TILT", "GAP"}  # codes of verdicts whose grid is not that of the slices
+TOLD = STRAIGHTENED | {"MIXED_VALUES"}  # codes of verdicts that whoever uses the values must hear of
 
 
 def read_dicom(volume: SubVolume, name: str, options: ReadOptions) -> Reading:
     """Read one volume as float32 (X, Y, Z) on its grid, in RAS+ mm; `name` stands for the case in errors.
 
     Slices of a tilted series, or with a gap where `options.allow_gaps`, are interpolated linearly onto that grid;
-    where no slice is, the smallest value stands. With `options.suv` a PET is given as body-weight SUV (g/ml).
+    where no slice is, the smallest value stands. What was mended so is noted, and that images have several contrasts.
+    With `options.suv` a PET is given as body-weight SUV (g/ml).
 
     Raises:
         InputError: with the verdict's code if it is refused, and those of `read_frames` and `body_weight_suv`.
@@ -37,7 +38,9 @@ def read_dicom(volume: SubVolume, name: str, options: ReadOptions) -> Reading:
         notes = (*notes, f"body-weight SUV ({suv.said})")
     if STRAIGHTENED & set(verdict.codes):
         array = image_onto(array, planes, grid, float(array.min()))
-        notes = (verdict.said, *_filled(volume), *notes)
+        notes = (*_filled(volume), *notes)
+    if TOLD & set(verdict.codes):
+        notes = (verdict.said, *notes)
     return Reading(Volume(array, grid), grid, notes)
 
 

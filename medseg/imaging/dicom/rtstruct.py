@@ -7,7 +7,7 @@ C.8.8.6; a pixel belongs to a structure if its centre lies inside (see `raster.f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from medseg.imaging.dicom.label_objects import (
 )
 from medseg.imaging.dicom.raster import Points, fill
 from medseg.imaging.grid import Grid
+from medseg.imaging.structures import asked_for
 from medseg.imaging.volume import LabelMap
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")  # the last is a common spelling of the second
@@ -67,20 +68,40 @@ def read_rtstruct(path: Path, onto: Grid, name: str = "", frame_of_reference: st
     return read_rtstruct_noted(path, onto, name, frame_of_reference)[0]
 
 
-def read_rtstruct_noted(path: Path, onto: Grid, name: str = "", frame_of_reference: str = "") -> Noted:
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Structures filled on a grid, notes on what was left, and how many voxels belong to several structures."""
+
+    labels: LabelMap
+    notes: tuple[str, ...]
+    overlapping: int
+
+
+def read_rtstruct_noted(
+    path: Path, onto: Grid, name: str = "", frame_of_reference: str = "", wanted: Collection[str] | None = None
+) -> Noted:
     """The structures filled on the slices of `onto`, and notes on what was left.
 
     Contours may be drawn across any of the grid's axes. Those between slices go to the nearest, within half a step.
     Slices without a contour stay empty. Where structures overlap, the later one counts. `name` is the case in what is
-    said; `frame_of_reference` that of `onto`, where it is known.
+    said; `frame_of_reference` that of `onto`, where it is known; `wanted` names the structures to draw.
 
     Raises:
         InputError: missing, no RTSTRUCT, or damaged.
-        GeometryError: its frame of reference is another, its contours are not parallel to the grid's slices, or none
-            of them lies on the grid.
+        GeometryError: as `filled`.
     """
-    structures = read_structures(path, name)
-    used = _of_one_frame(structures, frame_of_reference, name)
+    found = filled(read_structures(path, name, wanted), onto, name, frame_of_reference)
+    return found.labels, found.notes
+
+
+def filled(structures: Sequence[Structure], onto: Grid, name: str = "", frame_of_reference: str = "") -> Filled:
+    """Structures filled on the slices of `onto`; as `read_rtstruct_noted`.
+
+    Raises:
+        GeometryError: their frame of reference is another, their contours are not parallel to the grid's slices, or
+            none of them lies on the grid.
+    """
+    used = of_one_frame(structures, frame_of_reference, name)
     largest = max((s.value for s in structures), default=0)
     out = np.zeros(onto.shape, np.uint8 if largest <= 255 else np.uint16, order="F")
     told = _Told(len(structures) - len(used))
@@ -90,17 +111,17 @@ def read_rtstruct_noted(path: Path, onto: Grid, name: str = "", frame_of_referen
         any_inside |= any(one.inside for one in slices)
         told.beyond += sum(not one.inside for one in slices)
         told.open += structure.n_open
-        hit = False
+        hit, cancelled = False, told.cancelled
         for axis, k, mask in _masks(slices, onto, told):
             at = np.moveaxis(out, axis, 0)[k]
             told.overlapping += int(np.count_nonzero(mask & (at != 0) & (at != structure.value)))
             at[mask] = structure.value
             hit |= bool(mask.any())
         told.sparse += _is_sparse(slices)
-        told.missed += any(one.inside for one in slices) and not hit
+        told.missed += any(one.inside for one in slices) and not hit and told.cancelled == cancelled
     if any(s.contours for s in used) and not any_inside:
         refuse_place("its contours lie nowhere on its scan", name, "give the scan that they were drawn on")
-    return LabelMap(out, onto, {s.value: s.name for s in structures}), told.notes()
+    return Filled(LabelMap(out, onto, {s.value: s.name for s in structures}), told.notes(), told.overlapping)
 
 
 @dataclass
@@ -113,6 +134,7 @@ class _Told:
     finer: int = 0
     sparse: int = 0
     missed: int = 0
+    cancelled: int = 0
     overlapping: int = 0
 
     def notes(self) -> tuple[str, ...]:
@@ -123,13 +145,14 @@ class _Told:
             (self.finer, "plane(s) of contours stand closer than slices: the nearest to each slice counts"),
             (self.sparse, "structure(s) have contours on every second slice or fewer: slices between stay empty"),
             (self.missed, "structure(s) are too small to hold the centre of a voxel"),
+            (self.cancelled, "slice(s) hold contours that cover each other and cancel out: they stay empty"),
             (self.overlapping, "voxel(s) belong to several structures: the later one counts"),
         )
         return tuple(f"{n} {what}" for n, what in said if n)
 
 
-def read_structures(path: Path, name: str = "") -> tuple[Structure, ...]:
-    """All structures with their contours.
+def read_structures(path: Path, name: str = "", wanted: Collection[str] | None = None) -> tuple[Structure, ...]:
+    """The structures with their contours: all, or those with one of the names `wanted`.
 
     Raises:
         InputError: missing, no RTSTRUCT, or damaged.
@@ -144,6 +167,7 @@ def read_structures(path: Path, name: str = "") -> tuple[Structure, ...]:
         return tuple(
             _structure(value, said, text(frames[roi], "ReferencedFrameOfReferenceUID"), drawn.get(roi, []), name)
             for roi, value, said in _values(found)
+            if asked_for(said, wanted)
         )
 
 
@@ -201,7 +225,7 @@ def _structure(value: int, said: str, frame: str, contours: Sequence[Dataset], n
     return Structure(value, said, frame, tuple(closed), len(contours) - len(closed))
 
 
-def _of_one_frame(structures: Sequence[Structure], frame_of_reference: str, name: str) -> list[Structure]:
+def of_one_frame(structures: Sequence[Structure], frame_of_reference: str, name: str) -> list[Structure]:
     """The structures of the wanted frame of reference, or of that of the first contour where none is known."""
     drawn = [s for s in structures if s.contours and s.frame_of_reference]
     wanted = frame_of_reference or (drawn[0].frame_of_reference if drawn else "")
@@ -245,7 +269,15 @@ def _masks(slices: Sequence[_OnSlice], grid: Grid, told: _Told) -> Iterator[tupl
                 nearest[k] = plane
         x, y = (n for i, n in enumerate(grid.shape) if i != axis)
         for k, plane in sorted(nearest.items()):
-            yield axis, k, fill([one.points for one in plane], (x, y))
+            contours = _each_once([one.points for one in plane])
+            mask = fill(contours, (x, y))
+            told.cancelled += int(len(contours) > 1 and not mask.any() and bool(fill(contours[:1], (x, y)).any()))
+            yield axis, k, mask
+
+
+def _each_once(contours: Sequence[Points]) -> list[Points]:
+    """Contours without those stored twice, from whichever point and in whichever direction: they would cancel out."""
+    return list({np.unique(points, axis=0).tobytes(): points for points in contours}.values())
 
 
 def _planes(slices: Sequence[_OnSlice], apart: float) -> list[list[_OnSlice]]:

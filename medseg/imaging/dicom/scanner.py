@@ -16,11 +16,22 @@ from pydicom.uid import generate_uid
 
 from medseg.imaging.case import Left
 from medseg.imaging.dicom.frames import LARGEST_BYTES, Image, Texts, images_of
-from medseg.imaging.dicom.headers import IMAGES, MULTI_FRAME, Header, as_numbers, class_name, quiet, read_header, text
+from medseg.imaging.dicom.headers import (
+    IMAGES,
+    MULTI_FRAME,
+    Header,
+    as_numbers,
+    class_name,
+    named_uid,
+    quiet,
+    read_header,
+    single_uid,
+    text,
+)
 from medseg.imaging.dicom.purpose import LOCALIZER, TOO_LARGE, reformatted
-from medseg.imaging.dicom.split import Part, split
+from medseg.imaging.dicom.split import Part, mixed_values, split
 from medseg.imaging.dicom.tags import shown_of, tags_of
-from medseg.imaging.dicom.volumes import LabelObject, Scanned, SubVolume, Verdict
+from medseg.imaging.dicom.volumes import Frame, LabelObject, Scanned, SubVolume, Verdict
 from medseg.imaging.planes import SAME_POSITION_MM, Arranged, Fault, arrange
 
 LABELS: Mapping[str, Literal["seg", "rtstruct"]] = {
@@ -94,7 +105,7 @@ def _sort_in(
         modality = IMAGES.get(header.sop_class) or MULTI_FRAME.get(header.sop_class) or _captured(header)
         if not modality:
             return Left(where, f"is a DICOM object without a volume ({class_name(header.sop_class)})")
-        uids = text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID")
+        uids = single_uid(text(dataset, "StudyInstanceUID")), named_uid(text(dataset, "SeriesInstanceUID"))
         if not uids[1]:
             return Left(where, "is a DICOM image that names no series")
         images = images_of(header, shared)
@@ -116,13 +127,13 @@ def _captured(header: Header) -> str:
 def _label(header: Header) -> LabelObject:
     dataset, kind = header.dataset, LABELS[header.sop_class]
     series = list(dataset.get("ReferencedSeriesSequence") or [])
-    reference = text(dataset, "FrameOfReferenceUID")
+    reference = single_uid(text(dataset, "FrameOfReferenceUID"))
     for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
-        reference = reference or text(frame, "FrameOfReferenceUID")
+        reference = reference or single_uid(text(frame, "FrameOfReferenceUID"))
         studies: Iterable[Dataset] = frame.get("RTReferencedStudySequence") or []
         series += [one for study in studies for one in study.get("RTReferencedSeriesSequence") or []]
-    uids = tuple(dict.fromkeys(uid for one in series if (uid := text(one, "SeriesInstanceUID"))))
-    study_uid, patient_id = text(dataset, "StudyInstanceUID"), text(dataset, "PatientID")
+    uids = tuple(dict.fromkeys(uid for one in series if (uid := named_uid(text(one, "SeriesInstanceUID")))))
+    study_uid, patient_id = single_uid(text(dataset, "StudyInstanceUID")), text(dataset, "PatientID")
     return LabelObject(kind, header.path, study_uid, patient_id, reference, uids)
 
 
@@ -176,7 +187,7 @@ def _volume(
         modality=modality,
         number=number_of[0],
         of=number_of[1],
-        frames=tuple(image.frame for image in images),
+        frames=_identified(images, [uids[1], str(number_of[0])]),
         planes=arranged.planes,
         grid=arranged.grid,
         verdict=verdict,
@@ -187,6 +198,17 @@ def _volume(
     )
 
 
+def _identified(images: Sequence[Image], of: Sequence[str]) -> tuple[Frame, ...]:
+    """The frames; a file without a UID is given one by its place among the files of its volume."""
+    nth = {path: str(n) for n, path in enumerate(dict.fromkeys(image.frame.path for image in images))}
+    return tuple(
+        image.frame
+        if image.frame.uid
+        else replace(image.frame, uid=str(generate_uid(entropy_srcs=[*of, nth[image.frame.path]])))
+        for image in images
+    )
+
+
 def _judged(part: Part, copies: Sequence[Image], series: _Series, allow_gaps: bool) -> tuple[Arranged, Verdict]:
     images = part.images
     unarranged = Arranged(tuple(range(len(images))), None, None)
@@ -194,7 +216,8 @@ def _judged(part: Part, copies: Sequence[Image], series: _Series, allow_gaps: bo
     if fault is not None:
         return unarranged, _refused(fault)
     arranged = arrange([image.plane for image in images if image.plane is not None])
-    mended = [fault for fault in arranged.faults if fault.code == "TILT" or (fault.code == "GAP" and allow_gaps)]
+    mendable = {"TILT", "GAP"} if allow_gaps else {"TILT"}
+    mended = [fault for fault in arranged.faults if arranged.grid is not None and fault.code in mendable]
     bad = [_explained(fault, images) for fault in arranged.faults if fault not in mended]
     if not bad and _voxel_bytes(arranged, images) > LARGEST_BYTES:
         bad = [TOO_LARGE]
@@ -204,11 +227,12 @@ def _judged(part: Part, copies: Sequence[Image], series: _Series, allow_gaps: bo
         mended.append(Fault("REPEATS", f"{len(copies)} copies of its images are used once"))
     if not any(image.text("FrameOfReferenceUID") for image in images):
         mended.append(Fault("NO_FRAME_OF_REFERENCE", "it names no frame of reference; one is derived from its series"))
-    codes, said = tuple(fault.code for fault in mended), [fault.said for fault in mended]
+    told = [*mended, *mixed_values(images)]
+    codes, said = tuple(fault.code for fault in told), [fault.said for fault in told]
     first = images[0]
     if reformatted(first.text("ImageType"), first.text("VolumeBasedCalculationTechnique")):
         said.append("cut anew out of another volume (MPR)")
-    return arranged, Verdict("FIXED" if codes else "OK", codes, "; ".join(said))
+    return arranged, Verdict("FIXED" if mended else "OK", codes, "; ".join(said))
 
 
 def _refused(fault: Fault) -> Verdict:

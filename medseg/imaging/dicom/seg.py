@@ -6,7 +6,7 @@ where they were drawn, and these are brought onto the wanted grid. Source: DICOM
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,19 @@ from pydicom.pixels.utils import iter_pixels
 from medseg.imaging.dicom import label_objects
 from medseg.imaging.dicom.codecs import register_codecs
 from medseg.imaging.dicom.headers import numbers, text, whole
-from medseg.imaging.dicom.label_objects import AGAIN, Noted, References, items, label_object, label_text, refuse
+from medseg.imaging.dicom.label_objects import (
+    AGAIN,
+    Noted,
+    References,
+    items,
+    label_object,
+    label_text,
+    refuse,
+)
 from medseg.imaging.dicom.label_slices import in_order, own_grid, slices_onto
 from medseg.imaging.grid import Grid
 from medseg.imaging.planes import Plane, Planes
+from medseg.imaging.structures import asked_for
 from medseg.imaging.volume import LabelMap, distinct
 
 _LARGEST = 1 << 34  # voxels of all frames; more is a damaged or hostile header
@@ -34,7 +43,8 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 class Segments:
     """The segments of a SEG as one label map (X, Y, N) on the slices that have frames; values are segment numbers.
 
-    stated_mm: spacing and thickness of slices as the object states them, 0 where it does not.
+    stated_mm: spacing and thickness of slices as the object states them, 0 where it does not. overlapping: how many
+    voxels belong to several segments.
     """
 
     planes: Planes
@@ -42,7 +52,23 @@ class Segments:
     names: Mapping[int, str]
     references: References
     stated_mm: tuple[float, float]
-    notes: tuple[str, ...] = ()
+    overlapping: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a label map cannot hold."""
+        n = self.overlapping
+        return (f"{n} voxel(s) belong to several segments: the later one counts",) if n else ()
+
+    def onto(self, grid: Grid, name: str = "", frame_of_reference: str = "") -> Noted:
+        """The segments on `grid` by the nearest pixel, and notes on what was left.
+
+        Raises:
+            GeometryError: their frame of reference is another, or nothing of them lies on the grid.
+        """
+        self.references.check(frame_of_reference, name)
+        array, notes = slices_onto(self.array, self.planes, self.stated_mm, grid, name)
+        return LabelMap(array, grid, self.names), self.notes + notes
 
 
 def read_seg(path: Path, onto: Grid | None = None, name: str = "", frame_of_reference: str = "") -> LabelMap:
@@ -50,29 +76,34 @@ def read_seg(path: Path, onto: Grid | None = None, name: str = "", frame_of_refe
     return read_seg_noted(path, onto, name, frame_of_reference)[0]
 
 
-def read_seg_noted(path: Path, onto: Grid | None = None, name: str = "", frame_of_reference: str = "") -> Noted:
+def read_seg_noted(
+    path: Path,
+    onto: Grid | None = None,
+    name: str = "",
+    frame_of_reference: str = "",
+    wanted: Collection[str] | None = None,
+) -> Noted:
     """The segments on the grid `onto` by the nearest pixel, and notes on what a label map cannot hold.
 
     Without `onto` the object's own slices give the grid; those that it left out as empty are filled in. `name` is the
-    case in what is said; `frame_of_reference` that of `onto`, where it is known.
+    case in what is said; `frame_of_reference` that of `onto`, where it is known; `wanted` names the segments to draw.
 
     Raises:
         InputError: as `read_segments`.
         GeometryError: its frame of reference is another, or nothing of it lies on `onto`.
     """
-    found = read_segments(path, name)
-    if onto is None:
-        array, grid, notes = own_grid(found.array, found.planes, found.stated_mm)
-        return LabelMap(array, grid, found.names), found.notes + notes
-    found.references.check(frame_of_reference, name)
-    array, notes = slices_onto(found.array, found.planes, found.stated_mm, onto, name)
-    return LabelMap(array, onto, found.names), found.notes + notes
+    found = read_segments(path, name, wanted)
+    if onto is not None:
+        return found.onto(onto, name, frame_of_reference)
+    array, grid, notes = own_grid(found.array, found.planes, found.stated_mm)
+    return LabelMap(array, grid, found.names), found.notes + notes
 
 
-def read_segments(path: Path, name: str = "") -> Segments:
-    """All segments as they lie on their own slices. Where segments overlap, that of the higher number counts.
+def read_segments(path: Path, name: str = "", wanted: Collection[str] | None = None) -> Segments:
+    """The segments as they lie on their own slices. Where segments overlap, that of the higher number counts.
 
-    A FRACTIONAL segment is where its value is at least half of the largest.
+    A FRACTIONAL segment is where its value is at least half of the largest. Only segments with one of the names
+    `wanted` (see `structures.asked_for`) are drawn.
 
     Raises:
         InputError: missing, no SEG, cut or damaged, without a geometry, or with several frames of a segment on a slice.
@@ -91,12 +122,15 @@ def read_segments(path: Path, name: str = "") -> Segments:
         planes, slices = in_order([_plane(found, shared, group) for group in groups], name)
         numbered = [_segment(shared, group) for group in groups]
         kind = text(found, "SegmentationType")
-        array, notes = _drawn(found, kind, planes, slices, numbered, name)
+        named = _names(found)
+        spared = {n for n, said in named.items() if not asked_for(said, wanted)}
+        array, overlapping = _drawn(found, kind, planes, slices, numbered, name, spared)
         measures = _group(shared, groups[0], "PixelMeasuresSequence")
         stated = tuple((numbers(measures, k) or (0.0,))[0] for k in ("SpacingBetweenSlices", "SliceThickness"))
         used = {int(value) for value in distinct(array)} | set(numbered)
-        names = {value: str(value) for value in sorted(used - {0})} | _names(found)
-        return Segments(planes, array, names, _references(found), (stated[0], stated[1]), notes)
+        names = {value: str(value) for value in sorted(used - {0})} | named
+        names = {value: said for value, said in names.items() if value not in spared}
+        return Segments(planes, array, names, _references(found), (stated[0], stated[1]), overlapping)
 
 
 def segment_names(path: Path, name: str = "") -> dict[int, str]:
@@ -171,9 +205,15 @@ def _check_pixels(found: Dataset, n: int, name: str) -> None:
 
 
 def _drawn(
-    found: Dataset, kind: str, planes: Planes, slices: npt.NDArray[np.int64], numbered: list[int], name: str
-) -> tuple[Labels, tuple[str, ...]]:
-    """All frames on their slices, and a note on overlaps."""
+    found: Dataset,
+    kind: str,
+    planes: Planes,
+    slices: npt.NDArray[np.int64],
+    numbered: list[int],
+    name: str,
+    spared: Collection[int],
+) -> tuple[Labels, int]:
+    """All frames on their slices but those of `spared` segments, and how many voxels belong to several segments."""
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         refuse("DAMAGED", "its segmentation is of an unknown type", name, AGAIN)
     labelmap = kind == "LABELMAP"
@@ -189,13 +229,14 @@ def _drawn(
     for frame, k, number in zip(_frames(found), slices, numbered, strict=True):
         at = out[:, :, k]
         if labelmap:
-            at[:] = frame.T
+            at[:] = np.where(np.isin(frame.T, list(spared)), 0, frame.T) if spared else frame.T
+            continue
+        if number in spared:
             continue
         inside = 2 * frame.T.astype(np.uint32) >= max(largest, 1)
         overlapping += int(np.count_nonzero(at[inside]))
         at[inside] = np.maximum(at[inside], number)
-    notes = (f"{overlapping} voxel(s) belong to several segments: the later one counts",) if overlapping else ()
-    return out, notes
+    return out, overlapping
 
 
 def _frames(found: Dataset) -> Iterator[npt.NDArray[np.unsignedinteger[Any]]]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from medseg.imaging.dicom.frames import Image
 from medseg.imaging.dicom.headers import as_numbers
@@ -29,6 +31,8 @@ SPLIT_BY = (
 )
 FEW_REPEATS = 1.5  # images a position, on average: below, stacks overlap at their ends; above, all was imaged again
 COVERED = 0.75  # of the positions, or of a fair share of the images: a part with fewer is a few slices sent again
+MIXED = ("EchoTime", "FlipAngle", "DiffusionBValue", "ConvolutionKernel")  # what makes another contrast
+LEAST_MIXED = 4  # slices of a value that is told, where others of the volume have another one
 LEAST_SLICES = 3  # two slices are always evenly spaced, which proves nothing
 INTERLEAVED = 0.1  # how near a step comes to a part's step divided by the number of parts ...
 MOSTLY = 0.5  # ... for this share of the steps, if the parts were acquired in turns
@@ -90,12 +94,12 @@ def _criteria(images: Sequence[Image]) -> tuple[_Criterion, ...]:
 
 def _told(keys: Sequence[Hashable], words: Sequence[str]) -> list[str]:
     """The words for each key, counted where they do not tell the keys apart; empty if all keys are the same."""
-    different = list(dict.fromkeys(keys))
-    if len(different) == 1:
+    nth = {key: n for n, key in enumerate(dict.fromkeys(keys), start=1)}
+    if len(nth) == 1:
         return [""] * len(keys)
-    if len(set(words)) == len(different):
+    if len(set(words)) == len(nth):
         return list(words)
-    return [f"{word} ({different.index(key) + 1} of {len(different)})" for key, word in zip(keys, words, strict=True)]
+    return [f"{word} ({nth[key]} of {len(nth)})" for key, word in zip(keys, words, strict=True)]
 
 
 # --- what always parts ---
@@ -104,14 +108,15 @@ def _told(keys: Sequence[Hashable], words: Sequence[str]) -> list[str]:
 def _stacks(images: Sequence[Image]) -> list[Part]:
     """Parallel slices of one matrix and pixel spacing, in one frame of reference; images without a plane are left."""
     placed = [(image, image.plane) for image in images if image.plane is not None]
-    references = sorted({uid for image, _ in placed if (uid := image.text("FrameOfReferenceUID"))})
+    uids = sorted({uid for image, _ in placed if (uid := image.text("FrameOfReferenceUID"))})
+    references = {uid: n for n, uid in enumerate(uids)}
     turns = _alike([plane.orientation for _, plane in placed], lambda _: SAME_DIRECTION)
     pixels = _alike([plane.spacing_mm for _, plane in placed], lambda spacing: SAME_SPACING * max(spacing))
     stacks: dict[tuple[int, tuple[int, int], int, int], list[Image]] = {}
     planes: list[Plane] = []
     for (image, plane), turn, spacing in zip(placed, turns, pixels, strict=True):
         uid = image.text("FrameOfReferenceUID")
-        key = (references.index(uid) if uid else 0, (plane.columns, plane.rows), turn, spacing)
+        key = (references.get(uid, 0), (plane.columns, plane.rows), turn, spacing)
         if key not in stacks:
             planes.append(plane)
         stacks.setdefault(key, []).append(image)
@@ -130,18 +135,17 @@ def _stacks(images: Sequence[Image]) -> list[Part]:
 
 def _alike(values: Sequence[tuple[float, ...]], tolerance: Callable[[tuple[float, ...]], float]) -> list[int]:
     """For each value the number of the first one that is equal to it within its tolerance."""
-    first: list[tuple[float, ...]] = []
-    place: dict[tuple[float, ...], int] = {}
-    for value in dict.fromkeys(values):
-        near = (k for k, one in enumerate(first) if _distance(one, value) <= tolerance(one))
-        place[value] = next(near, len(first))
-        if place[value] == len(first):
-            first.append(value)
-    return [place[value] for value in values]
-
-
-def _distance(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+    distinct = list(dict.fromkeys(values))
+    if not distinct:
+        return []
+    tree, place, n = cKDTree(distinct), [-1] * len(distinct), 0
+    for k, value in enumerate(distinct):
+        if place[k] < 0:
+            for near in tree.query_ball_point(value, tolerance(value), p=np.inf):
+                place[near] = n if place[near] < 0 else place[near]
+            n += 1
+    number = dict(zip(distinct, place, strict=True))
+    return [number[value] for value in values]
 
 
 def _normal(plane: Plane) -> npt.NDArray[np.float64]:
@@ -272,3 +276,28 @@ def _in_time(part: Part, stack: _Stack) -> list[Part]:
             said = [(*part.differs, f"time {k} of {m}") for k in range(1, m + 1)]
             return [Part(images, words) for images, words in zip(phases, said, strict=True)]
     return [part]
+
+
+# --- what does not part, but is told ---
+
+
+def mixed_values(images: Sequence[Image]) -> list[Fault]:
+    """Whether the images of one volume are two or more stacks of different contrast, which fit together by chance.
+
+    They may as well belong together, so they stay one volume. What varies from slice to slice makes no even stacks.
+    """
+    said = []
+    for keyword in MIXED:
+        groups = _grouped(images, partial(_contrast, keyword))
+        if len(groups) < 2 or "" in groups or len(groups) * LEAST_MIXED > len(images):
+            continue
+        stacks = [_stack(group) for group in groups.values()]
+        if all(stack is not None and stack.even and stack.n >= LEAST_MIXED for stack in stacks):
+            said.append(f"{len(groups)} values of {keyword}")
+    return [Fault("MIXED_VALUES", f"its images have {' and '.join(said)}")] if said else []
+
+
+def _contrast(keyword: str, image: Image) -> Hashable:
+    """A value of an image; numbers that are written in several ways are the same."""
+    value = image.text(keyword)
+    return as_numbers(value) or value

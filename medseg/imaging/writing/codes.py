@@ -21,15 +21,25 @@ Rgb = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What a structure is: category, type, modifiers of the type (its side), and the region that an abnormality is in.
+    """What a structure is: category, type, modifiers (its side), and the region that an abnormality is in.
 
-    Each is a triple of code value, coding scheme and meaning.
+    Each is a triple of code value, coding scheme and meaning. Sides and positions are the region's, where there is one.
     """
 
     category: Triple
     type: Triple
     modifiers: tuple[Triple, ...] = ()
     region: Triple | None = None
+
+    @property
+    def of_type(self) -> tuple[Triple, ...]:
+        """The modifiers that belong to the type."""
+        return tuple(modifier for modifier in self.modifiers if modifier not in self.of_region)
+
+    @property
+    def of_region(self) -> tuple[Triple, ...]:
+        """The modifiers that belong to the region: "kidney cyst left" is a cyst in the left kidney."""
+        return tuple(modifier for modifier in self.modifiers if self.region and modifier in _SIDED.values())
 
 
 UNKNOWN = Code(snomed.TISSUE, snomed.TISSUE)  # true of anything that can be segmented, but says nothing

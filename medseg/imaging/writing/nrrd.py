@@ -88,8 +88,7 @@ def _fields(labels: LabelMap, result: Result) -> dict[str, str]:
 
 def _terms(code: Code) -> str:
     """Slicer's line for a code: type and its modifier, then the region it lies in and that one's modifier."""
-    side = code.modifiers[0] if code.modifiers else None
-    of_type, of_region = (None, side) if code.region else (side, None)
+    of_type, of_region = next(iter(code.of_type), None), next(iter(code.of_region), None)
     parts = [_term(code.category), _term(code.type), _term(of_type), _REGIONS, _term(code.region), _term(of_region)]
     return "~".join([f"TerminologyEntry:{_TERMS}", *parts])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,12 @@ from medseg.errors import InputError
 from medseg.imaging.dicom.headers import quiet
 from medseg.imaging.dicom.volumes import SubVolume
 from medseg.imaging.grid import Grid
-from medseg.imaging.planes import Planes, labels_from
+from medseg.imaging.planes import Planes
+from medseg.imaging.slicing import labels_from
 from medseg.imaging.volume import LabelMap, Volume
 from medseg.imaging.writing.codes import Code
+
+Made = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL", ""]  # how labels were drawn; "" where it is not known
 
 SAME_PIXEL = 0.25  # of the smallest spacing: nearer than this, the nearest voxel of every pixel is its own
 _EMPTY_IF_MISSING = (  # type 2 of the modules Patient, General Study, General Series, Frame of Reference, Equipment
@@ -53,7 +56,8 @@ class Result:
 
     own: the grid for file formats; `labels.grid` unless the scan's file was sheared. scan: the DICOM source, None where
     the scan was a file. image: intensities on `labels.grid`. codes: the user's own codes, by structure name. warnings:
-    one line each, without any text of the headers.
+    one line each, without any text of the headers. made: how the labels were drawn, as DICOM says it; RTSTRUCT leaves
+    it empty where it is not known, and SEG, which must say something, then says MANUAL and names no algorithm.
     """
 
     labels: LabelMap
@@ -63,6 +67,12 @@ class Result:
     image: Volume | None = None
     codes: Mapping[str, Code] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    made: Made = "AUTOMATIC"
+
+    @property
+    def by_algorithm(self) -> bool:
+        """True if the labels are known to be an algorithm's, alone or with a person."""
+        return self.made in ("AUTOMATIC", "SEMIAUTOMATIC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +118,8 @@ def _own_voxels(planes: Planes, grid: Grid) -> bool:
 def source_headers(result: Result) -> list[Dataset]:
     """The headers of the scan's files, without pixels, in the order of `planes`; one alone for a multi-frame file.
 
-    Missing attributes that must be there but may be empty are added empty; missing UIDs are those of `scan`. Nothing
-    is invented.
+    Missing attributes that must be there but may be empty are added empty; UIDs are those of `scan`. Nothing else is
+    invented.
 
     Raises:
         InputError: the scan was no DICOM, or a file of it cannot be read any more.
@@ -128,15 +138,18 @@ def _header(path: Path, scan: SubVolume) -> Dataset:
         if keyword not in ds:
             setattr(ds, keyword, None)
     meta = ds.file_meta if hasattr(ds, "file_meta") else Dataset()
-    for keyword, value in (
-        ("SOPClassUID", meta.get("MediaStorageSOPClassUID")),
+    if not ds.get("SOPClassUID"):
+        ds.SOPClassUID = meta.get("MediaStorageSOPClassUID")
+    # The scan has one valid UID of each kind, the file perhaps several, or a text that is none. A study alone may have
+    # none there, but no object can do without one: it is derived from the series, the same for every result of it.
+    for keyword, uid in (
         ("SOPInstanceUID", next(frame.uid for frame in scan.frames if frame.path == path)),
         ("SeriesInstanceUID", scan.series_uid),
-        ("StudyInstanceUID", scan.study_uid or generate_uid(entropy_srcs=[scan.series_uid, "study"])),
+        ("StudyInstanceUID", scan.study_uid or str(generate_uid(entropy_srcs=[scan.series_uid, "study"]))),
         ("FrameOfReferenceUID", scan.frame_of_reference),
     ):
-        if not ds.get(keyword):
-            setattr(ds, keyword, value)
+        if ds.get(keyword) != uid:
+            setattr(ds, keyword, uid)
     return ds
 
 

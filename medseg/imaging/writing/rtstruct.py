@@ -30,8 +30,8 @@ from medseg.imaging.volume import LabelMap
 from medseg.imaging.writing import snomed
 from medseg.imaging.writing.codes import UNKNOWN, code_of, colour_of
 from medseg.imaging.writing.contours import filled, outlines
-from medseg.imaging.writing.objects import MANUFACTURER, RESEARCH_USE_ONLY, character_set, short_text
-from medseg.imaging.writing.result import Algorithm, Result, Written, native, result_uid, source, source_headers
+from medseg.imaging.writing.objects import MANUFACTURER, RESEARCH_USE_ONLY, character_set
+from medseg.imaging.writing.result import Result, Written, native, result_uid, source, source_headers
 from medseg.imaging.writing.seg import segments
 
 Floats = npt.NDArray[np.float64]
@@ -141,7 +141,7 @@ def _structure_set(
     said = [RESEARCH_USE, f"Model: {algorithm.model or 'not stated'}.", *result.warnings]
     ds.StructureSetDescription = " ".join(said)[:1024]
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(header, images)]
-    ds.StructureSetROISequence = [_roi(value, name, result.algorithm, header) for value, name in names.items()]
+    ds.StructureSetROISequence = [_roi(value, name, result, header) for value, name in names.items()]
     ds.ROIContourSequence = [
         _roi_contour(value, colour_of(name, value), [c for c in contours if c.value == value], images)
         for value, name in names.items()
@@ -157,11 +157,7 @@ def roi_names(labels: LabelMap) -> dict[int, str]:
     Raises:
         InputError: there is no structure.
     """
-    names: dict[int, str] = {}
-    for segment in segments(labels):
-        name = short_text(segment.name)
-        names[segment.value] = f"{name[:57]} {segment.value}" if name in names.values() else name
-    return names
+    return {segment.value: segment.label for segment in segments(labels)}
 
 
 def _frame_of_reference(header: Dataset, images: Sequence[Dataset]) -> Dataset:
@@ -186,12 +182,13 @@ def _listed(value: Any) -> list[int]:
     return [] if value is None else [int(v) for v in np.atleast_1d(value)]
 
 
-def _roi(value: int, name: str, algorithm: Algorithm, header: Dataset) -> Dataset:
+def _roi(value: int, name: str, result: Result, header: Dataset) -> Dataset:
     item = Dataset()
     item.ROINumber, item.ROIName = value, name
     item.ReferencedFrameOfReferenceUID = header.FrameOfReferenceUID
-    item.ROIGenerationAlgorithm = "AUTOMATIC"
-    item.ROIGenerationDescription = f"{algorithm.name} {algorithm.version}"[:64]
+    item.ROIGenerationAlgorithm = result.made
+    if result.by_algorithm:
+        item.ROIGenerationDescription = f"{result.algorithm.name} {result.algorithm.version}"[:64]
     return item
 
 

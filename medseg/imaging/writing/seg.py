@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,15 @@ Numbers = npt.NDArray[np.unsignedinteger[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A structure as segment `number` (from 1, without gaps) of the object; `value` is its value in the label map."""
+    """A structure as segment `number` (from 1, without gaps) of the object; `value` is its value in the label map.
+
+    `label` is its name as DICOM can hold it: at most 64 characters, and no two of an object the same.
+    """
 
     number: int
     value: int
     name: str
+    label: str
 
 
 def segments(labels: LabelMap) -> tuple[Segment, ...]:
@@ -52,7 +57,19 @@ def segments(labels: LabelMap) -> tuple[Segment, ...]:
     values = sorted(({*labels.names} | {*labels.present}) - {0})
     if not values:
         raise InputError("[NO_STRUCTURES] the label map has no structures", fix="name at least one")
-    return tuple(Segment(i, value, labels.names.get(value, str(value))) for i, value in enumerate(values, start=1))
+    names = {value: labels.names.get(value, str(value)) for value in values}
+    short = _short(names)
+    return tuple(Segment(i, value, names[value], short[value]) for i, value in enumerate(values, start=1))
+
+
+def _short(names: Mapping[int, str]) -> dict[int, str]:
+    """Names within 64 characters by value; one that another has already gets its value added."""
+    short: dict[int, str] = {}
+    for value, name in names.items():
+        text = objects.short_text(name)
+        numbered = (f"{text[:50]} {value}{f' {n}' if n > 1 else ''}" for n in count(1))
+        short[value] = text if text not in short.values() else next(t for t in numbered if t not in short.values())
+    return short
 
 
 def write_seg(path: Path, result: Result, labelmap: bool = False) -> Written:
@@ -129,21 +146,25 @@ def _description(result: Result, segment: Segment) -> SegmentDescription:
     from highdicom.seg import SegmentDescription
 
     code, _ = code_of(segment.name, result.codes)
+    identification = objects.algorithm_identification(result.algorithm)
     described = SegmentDescription(
         segment_number=segment.number,
-        segment_label=objects.short_text(segment.name),
+        segment_label=segment.label,
         segmented_property_category=objects.concept(code.category),
         segmented_property_type=objects.concept(code.type),
-        algorithm_type="AUTOMATIC",
-        algorithm_identification=objects.algorithm_identification(result.algorithm),
+        algorithm_type=result.made or "MANUAL",
+        algorithm_identification=identification if result.by_algorithm else None,
         tracking_uid=result_uid(result, f"tracking {segment.value} {segment.name}"),
-        tracking_id=objects.short_text(segment.name),
+        tracking_id=segment.label,
         anatomic_regions=[objects.concept(code.region)] if code.region else None,
         display_color=CIELabColor.from_rgb(*colour_of(segment.name, segment.value)),
     )
-    if code.modifiers:
+    if code.of_type:
         of_type = described.SegmentedPropertyTypeCodeSequence[0]
-        of_type.SegmentedPropertyTypeModifierCodeSequence = [objects.concept(m) for m in code.modifiers]
+        of_type.SegmentedPropertyTypeModifierCodeSequence = [objects.concept(m) for m in code.of_type]
+    if code.of_region:
+        of_region = described.AnatomicRegionSequence[0]
+        of_region.AnatomicRegionModifierSequence = [objects.concept(m) for m in code.of_region]
     return described
 
 
@@ -158,7 +179,7 @@ def read_back(path: Path, meant: Numbers, described: Sequence[Segment], planes: 
     ds = pydicom.dcmread(path)
     names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in ds.SegmentSequence}
     names.pop(0, None)  # highdicom's background of a LABELMAP
-    if names != {segment.number: objects.short_text(segment.name) for segment in described}:
+    if names != {segment.number: segment.label for segment in described}:
         raise _differs("its segments are not those that were written")
     if (ds.Rows, ds.Columns) != meant.shape[1:]:
         raise _differs("its frames have another size")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, 
 from pydicom.valuerep import format_number_as_ds
 
 from medseg.errors import GeometryError, InputError, explained
+from medseg.files import STRAY_AFTER_S
 from medseg.imaging.dicom.headers import quiet
 from medseg.imaging.grid import LPS_TO_RAS, Grid
 from medseg.imaging.volume import Volume
@@ -25,6 +29,7 @@ from medseg.imaging.writing.objects import MANUFACTURER, RESEARCH_USE_ONLY, shor
 DESCRIPTION = f"medseg image series - {RESEARCH_USE_ONLY}"
 RIGHT_ANGLE = 1e-4  # cosine of the angle between axes that DICOM's slices can still follow
 FARTHEST_MM = 1e-3
+_PART = ".part-series-"
 _STEPS = 65535  # of 16-bit numbers
 _LPS = np.diag(LPS_TO_RAS)[:3]
 
@@ -64,12 +69,13 @@ def write_series(
 ) -> SeriesWritten:
     """Write a volume on an orthogonal grid into `folder` as `IM0001.dcm`, ..., in the order along the slices' normal.
 
+    The folder, new or empty, appears in one step when all was read back: a run that was killed leaves nothing in it.
     `patient` is a pseudonym for PatientID; the name stays empty, as does all else that is not known. UIDs follow from
     the arguments, so that the same call gives the same series. Whole numbers within 16 bits are stored exactly; others
     in 65535 steps over their range, which loses half a step at most.
 
     Raises:
-        InputError: values that are not finite.
+        InputError: values that are not finite, or a folder that holds something.
         GeometryError: the grid's axes are not at right angles; what SimpleITK read back differs.
         ResourceError: the disk is full or the folder cannot be written to.
     """
@@ -78,9 +84,13 @@ def write_series(
     stored = storing(volume)
     uids = _uids(volume, modality, patient, seed)
     with quiet(), explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".part-", dir=folder) as scratch:
-            beside = [Path(scratch) / f"IM{i + 1:04d}.dcm" for i in range(grid.shape[2])]
+        _check_free(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        with TemporaryDirectory(prefix=_PART, dir=folder.parent) as scratch:
+            whole = Path(scratch) / "series"
+            whole.mkdir()
+            beside = [whole / f"IM{i + 1:04d}.dcm" for i in range(grid.shape[2])]
             for i, (path, k) in enumerate(zip(beside, _order(grid), strict=True)):
                 image = _image(volume, k, i + 1, modality, stored, uids, patient)
                 with path.open("wb") as file:
@@ -88,9 +98,25 @@ def write_series(
                     file.flush()
                     os.fsync(file.fileno())
             deviation, loss = _read_back(beside, volume, stored)
-            paths = tuple(path.replace(folder / path.name) for path in beside)
+            if folder.is_dir():
+                folder.rmdir()
+            whole.rename(folder)
+    paths = tuple(folder / path.name for path in beside)
     said = f"values are stored in steps of {stored.slope:.3g}: they lost {loss:.3g} at most"
     return SeriesWritten(paths, deviation, loss, (said,) if loss else ())
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError("is not empty", folder, "name a new folder")
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what killed runs left there a day ago."""
+    for stray in folder.glob(f"{_PART}*"):
+        with suppress(FileNotFoundError):  # its writer, or another sweeper, was faster
+            if time.time() - stray.stat().st_mtime > STRAY_AFTER_S:
+                shutil.rmtree(stray)
 
 
 def _check_axes(grid: Grid) -> None:

@@ -114,7 +114,7 @@ def _segmentation(path: Path, result: Result, measured: Sequence[Measured]) -> D
     except Exception as error:  # a parser on arbitrary bytes can fail in any way
         raise InputError("[SEG_MISMATCH] the segmentation to refer to cannot be read", fix="write it again") from error
     names.pop(0, None)
-    if names != {m.segment.number: objects.short_text(m.segment.name) for m in measured}:
+    if names != {m.segment.number: m.segment.label for m in measured}:
         raise InputError("[SEG_MISMATCH] the segmentation to refer to holds other structures", fix="write it again")
     if series != {scan.series_uid}:
         raise InputError("[SEG_MISMATCH] the segmentation to refer to is of another series", fix="write it again")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from scipy.spatial.transform import Rotation
@@ -15,7 +17,7 @@ from medseg.imaging.dicom.scanner import scan_dicom
 from medseg.imaging.dicom.volumes import SubVolume
 from medseg.imaging.grid import Grid
 from medseg.imaging.planes import Planes
-from tests.imaging.build import PATIENT, Built, change, enhanced, phases, save_all, some_series, tilted
+from tests.imaging.build import PATIENT, Built, change, decimal_string, enhanced, phases, save_all, some_series, tilted
 
 TURN = Rotation.from_euler("xyz", (10, -25, 40), degrees=True).as_matrix()
 OBLIQUE = {"row": TURN[:, 0], "column": TURN[:, 1]}
@@ -76,9 +78,9 @@ def shifted(planes: Planes, k: int, mm: float) -> Planes:
 
 
 WRONG: dict[str, Callable[[SubVolume], SubVolume]] = {
-    "the grid moved": lambda v: replace(v, grid=v.grid and moved(v.grid, 0.02)),
+    "the grid moved": lambda v: replace(v, grid=v.grid and moved(v.grid, 0.08)),
     "the spacing": lambda v: replace(v, grid=v.grid and Grid(v.grid.shape, v.grid.affine @ np.diag([1, 1, 1.01, 1]))),
-    "a slice moved": lambda v: replace(v, planes=v.planes and shifted(v.planes, 3, 0.02)),
+    "a slice moved": lambda v: replace(v, planes=v.planes and shifted(v.planes, 3, 0.08)),
     "the order": lambda v: replace(v, frames=v.frames[::-1]),
     "two slices exchanged": lambda v: replace(v, frames=(*v.frames[:1], v.frames[2], v.frames[1], *v.frames[3:])),
     "the directions": lambda v: replace(v, planes=v.planes and replace(v.planes, row=v.planes.column)),
@@ -115,6 +117,48 @@ def test_what_other_libraries_cannot_read_stays_unchecked(tmp_path: Path, capfd:
     unread = cross_checked(volume)
     assert (unread.checked, unread.verdict) == ("unchecked", volume.verdict)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["straight", "oblique"])
+def test_a_path_that_is_no_utf8_is_checked_by_its_headers(tmp_path: Path, name: str) -> None:
+    save_all(SERIES[name](), tmp_path / "ascii")
+    folder = os.fsencode(tmp_path) + b"/M\xfcller"
+    (tmp_path / "ascii").rename(os.fsdecode(folder))
+    (volume,) = scan_dicom(Path(os.fsdecode(folder)).iterdir()).volumes
+    assert cross_checked(volume).checked == "agrees"
+    assert str(cross_checked(WRONG["the grid moved"](volume)).verdict) == "REFUSED(GEOMETRY_DISAGREES)"
+
+
+def large(orientation_of: Callable[[int], NDArray[np.float64]]) -> list[FileDataset]:
+    """Slices as wide as in the clinic, on which a small turn moves corners most; their pixels take no place."""
+    datasets = some_series(4, between_rows_mm=0.9, between_columns_mm=0.9, **OBLIQUE).datasets()
+    for z, ds in enumerate(datasets):
+        ds.Rows = ds.Columns = 512
+        ds.PixelData = bytes(2 * 512 * 512)
+        ds.ImageOrientationPatient = [decimal_string(float(v)) for v in orientation_of(z)]
+    return datasets
+
+
+@pytest.mark.parametrize("digits", [3, 4, 6])
+@pytest.mark.parametrize("turn", range(4))
+def test_directions_of_few_digits_agree(tmp_path: Path, digits: int, turn: int) -> None:
+    matrix = Rotation.random(random_state=turn).as_matrix()
+    written = np.round(np.concatenate([matrix[:, 0], matrix[:, 1]]), digits)
+    datasets = large(lambda _: written)
+    for z, ds in enumerate(datasets):
+        ds.ImagePositionPatient = [decimal_string(v) for v in np.round(3 * z * matrix[:, 2], 4)]
+    (volume,) = scanned(datasets, tmp_path)
+    assert str(volume.verdict) == "OK"
+    assert cross_checked(volume).checked == "agrees"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_directions_that_differ_a_little_from_slice_to_slice_agree(tmp_path: Path, seed: int) -> None:
+    jitter = np.random.default_rng(seed).choice([-4.9e-5, 4.9e-5], (4, 6))
+    (volume,) = scanned(large(lambda z: np.concatenate([TURN[:, 0], TURN[:, 1]]) + jitter[z]), tmp_path)
+    assert str(volume.verdict) == "OK"
+    assert cross_checked(volume).checked == "agrees"
+    assert str(cross_checked(WRONG["the directions"](volume)).verdict) == "REFUSED(GEOMETRY_DISAGREES)"
 
 
 def test_what_is_refused_is_not_checked(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from medseg.imaging.dicom.headers import (
     as_numbers,
     class_name,
     is_dicom,
+    named_uid,
     numbers,
     quiet,
     read_header,
+    single_uid,
     text,
     vendor_b_value,
     whole,
@@ -129,3 +131,27 @@ def test_nothing_that_pydicom_brings_raises() -> None:
     left = [one for one in found if isinstance(one, Left)]
     assert {one.where for one in left} == {"a file"}
     assert 100 < len(found) - len(left) < len(found)
+
+
+@pytest.mark.parametrize(
+    ("said", "single", "named"),
+    [
+        ("1.2.3", "1.2.3", "1.2.3"),
+        ("1.2.034", "1.2.034", "1.2.034"),  # against the standard, but common and harmless
+        ("1.2\\1.3", "", "1.2"),
+        ("1.2\\", "", "1.2"),
+        ("", "", ""),
+        ("\\", "", ""),
+    ],
+)
+def test_a_uid_is_one(said: str, single: str, named: str) -> None:
+    assert single_uid(said) == single
+    assert named_uid(said) == named
+
+
+@pytest.mark.parametrize("said", ["Müller", "1.2.x", "1..2", ".1", "1.2 3", "1." + 63 * "2", "\\1.2", "\u0661.2"])
+def test_a_name_that_is_no_uid_becomes_one(said: str) -> None:
+    assert single_uid(said) == ""
+    made = named_uid(said)
+    assert made == named_uid(said) != named_uid(said + "1")
+    assert single_uid(made) == made

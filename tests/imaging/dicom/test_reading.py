@@ -10,7 +10,7 @@ from medseg.errors import InputError
 from medseg.imaging.dicom.reading import read_dicom
 from medseg.imaging.dicom.scanner import scan_dicom
 from medseg.imaging.dicom.volumes import SubVolume, Verdict
-from medseg.imaging.planes import image_onto
+from medseg.imaging.slicing import image_onto
 from medseg.imaging.source import ReadOptions
 from tests.imaging.build import Built, save_all, some_series
 from tests.imaging.build import tilted as tilted_series
@@ -96,6 +96,26 @@ def test_a_refused_volume_is_refused_with_its_code(tmp_path: Path) -> None:
 def test_one_of_several_volumes_is_read_without_a_word(tmp_path: Path) -> None:
     volume = subvolume(save_all(some_series().datasets(), tmp_path), Verdict("CHOOSE", ("MULTI_VOLUME",), "one of 2"))
     assert read_dicom(volume, "case-1", PLAIN).notes == ()
+
+
+def test_images_of_two_contrasts_are_noted(tmp_path: Path) -> None:
+    built = some_series(8, tags_of=lambda z: {"EchoTime": (4.6, 9.2)[z % 2]})
+    reading = read_dicom(scanned(tmp_path / "a", built), "case-1", PLAIN)
+    assert reading.notes == ("its images have 2 values of EchoTime",)
+    built = tilted_series(8, 15.0, tags_of=built.tags_of)
+    (note,) = read_dicom(scanned(tmp_path / "b", built), "case-1", PLAIN).notes
+    assert note.endswith("(gantry tilt of 15.0 degrees); its images have 2 values of EchoTime")
+
+
+def test_memory_is_needed_for_the_slices_and_the_straight_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = scanned(tmp_path, tilted_series(8, 15.0))
+    assert volume.grid is not None
+    needed = 4 * (6 * 5 * 8 + int(np.prod(volume.grid.shape)))
+    monkeypatch.setattr("medseg.imaging.dicom.pixels.available_memory_bytes", lambda: needed)
+    read_dicom(volume, "case-1", PLAIN)
+    monkeypatch.setattr("medseg.imaging.dicom.pixels.available_memory_bytes", lambda: needed - 1)
+    with pytest.raises(InputError, match=r"\[TOO_LARGE\]"):
+        read_dicom(volume, "case-1", PLAIN)
 
 
 def test_only_pet_is_touched_by_suv(tmp_path: Path) -> None:

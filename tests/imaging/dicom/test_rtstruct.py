@@ -338,3 +338,27 @@ def test_a_real_structure_set_against_its_mask(real_data: Path, modality: str) -
     assert dict(labels.names) == {1: f"GTV_Mass_{modality}"}
     mask = map_onto(read_labels(folder / "nifti" / "mask" / "mask.nii.gz"), grid).array > 0
     assert np.array_equal(labels.array > 0, mask)
+
+
+def test_a_contour_that_is_stored_twice_counts_once(tmp_path: Path) -> None:
+    outer, inner = square(0.5, 11.5), square(3.5, 8.5)
+    drawn = [contour(on_grid(points, 2)) for points in (outer, outer, inner, np.roll(inner, 2, axis=0)[::-1])]
+    labels, notes = read_rtstruct_noted(structure_set(tmp_path / "rs", [(1, "ring", drawn)]), GRID)
+    expected = np.zeros(GRID.shape, np.uint8)
+    expected[1:12, 1:12, 2], expected[4:9, 4:9, 2] = 1, 0
+    assert np.array_equal(labels.array, expected)
+    assert notes == ()
+
+
+def test_contours_that_cancel_are_told(tmp_path: Path) -> None:
+    drawn = [contour(on_grid(points, 2)) for points in (square(0.5, 11.5), square(0.6, 11.6))]
+    labels, notes = read_rtstruct_noted(structure_set(tmp_path / "rs", [(1, "a", drawn)]), GRID)
+    assert not labels.array.any()
+    assert notes == ("1 slice(s) hold contours that cover each other and cancel out: they stay empty",)
+
+
+def test_only_structures_that_are_asked_for_are_drawn(tmp_path: Path) -> None:
+    liver, body = [contour(on_grid(square(low, 9.5), 2)) for low in (3.5, 0.5)]
+    path = structure_set(tmp_path / "rs", [(1, "Liver", [liver]), (2, "BODY", [body])])
+    labels, notes = read_rtstruct_noted(path, GRID, wanted=["liver"])
+    assert (labels.present, int(labels.array.sum()), dict(labels.names), notes) == ((1,), 36, {1: "Liver"}, ())

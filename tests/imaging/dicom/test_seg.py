@@ -426,3 +426,12 @@ def test_a_real_fractional_segmentation(real_data: Path) -> None:
     own = read_seg(path)
     assert own.grid.shape == (256, 256, 42)
     assert np.count_nonzero(own.array) == np.count_nonzero(labels.array)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_only_segments_that_are_asked_for_are_drawn(tmp_path: Path, kind: str) -> None:
+    built, labels = some_series(SLICES), some_labels()
+    path = saved(tmp_path / "seg", made_seg(built, fractions(labels) if kind == "FRACTIONAL" else labels, kind))
+    read, notes = read_seg_noted(path, grid_of(built), wanted=["Left_Kidney"])
+    assert np.array_equal(read.array.T, np.where(labels == 2, 2, 0))
+    assert (dict(read.names), notes) == ({2: "left kidney"}, ())

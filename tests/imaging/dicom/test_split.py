@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from pydicom.uid import MRImageStorage
 from scipy.spatial.transform import Rotation
 
+from medseg.imaging.dicom.split import _alike
 from medseg.imaging.dicom.volumes import SubVolume
 from tests.imaging.build import FRAME_OF_REFERENCE, PATIENT, ROOT_UID, phases, some_series
 from tests.imaging.dicom.scanning import scan, verdicts
@@ -195,3 +197,81 @@ def test_frames_of_reference_are_never_mixed(tmp_path: Path) -> None:
     found = scan([*some_series(4).datasets(), *other], tmp_path)
     assert verdicts(found) == ["CHOOSE(MULTI_VOLUME)"] * 2
     assert {volume.frame_of_reference for volume in found.volumes} == {"1.2.3", FRAME_OF_REFERENCE}
+
+
+# --- what is not split, but told ---
+
+TWO: dict[str, tuple[Any, Any]] = {
+    "EchoTime": (4.6, 9.2),
+    "FlipAngle": (5, 30),
+    "DiffusionBValue": (0.0, 800.0),
+    "ConvolutionKernel": ("B30f", "B70f"),
+}
+
+
+@pytest.mark.parametrize("keyword", TWO)
+@pytest.mark.parametrize("second", [lambda z: z % 2, lambda z: z // 4], ids=["in turns", "behind each other"])
+def test_two_contrasts_in_one_stack_are_told(tmp_path: Path, keyword: str, second: Callable[[int], int]) -> None:
+    built = some_series(8, tags_of=lambda z: {keyword: TWO[keyword][second(z)]}, sop_class=MRImageStorage)
+    (volume,) = scan(built.datasets(), tmp_path).volumes
+    assert str(volume.verdict) == "OK(MIXED_VALUES)"
+    assert volume.verdict.said == f"its images have 2 values of {keyword}"
+
+
+def test_two_contrasts_are_told_beside_what_was_mended(tmp_path: Path) -> None:
+    built = some_series(12, tags_of=lambda z: {"EchoTime": (1, 2, 3)[z % 3], "FlipAngle": 5 + 25 * (z > 5)})
+    (volume,) = scan(built.datasets(), tmp_path / "a").volumes
+    assert volume.verdict.said == "its images have 3 values of EchoTime and 2 values of FlipAngle"
+    built = replace(built, frame_of_reference="")
+    (volume,) = scan(built.datasets(), tmp_path / "b").volumes
+    assert str(volume.verdict) == "FIXED(NO_FRAME_OF_REFERENCE, MIXED_VALUES)"
+
+
+@pytest.mark.parametrize(
+    "tags_of",
+    [
+        lambda z: {"EchoTime": 4.6 + z},
+        lambda z: {"EchoTime": 4.6 + (z in (3, 4, 8))},  # no even stacks
+        lambda z: {"EchoTime": 4.6 + (z < 3)},  # too few
+        lambda z: {"EchoTime": ("4.6", "4.60")[z % 2]},
+        lambda z: {"DiffusionBValue": 800.0} if z % 2 else {},
+        lambda z: {"TriggerTime": 10.5 * (z % 2), "AcquisitionTime": f"1015{z % 2:02}", "KVP": 100 + 20 * (z % 2)},
+        lambda z: {"RepetitionTime": 500 + z % 2, "SliceThickness": 2 + z % 2, "AcquisitionNumber": z // 6},
+    ],
+)
+def test_values_that_make_no_stacks_of_their_own_are_not_told(
+    tmp_path: Path, tags_of: Callable[[int], Mapping[str, Any]]
+) -> None:
+    assert verdicts(scan(some_series(12, tags_of=tags_of).datasets(), tmp_path)) == ["OK"]
+
+
+# --- very many of them ---
+
+
+def many_planes(n: int) -> list[tuple[float, ...]]:
+    """Directions that all share their rows, as of radial slices: nothing tells them apart by one number."""
+    angles = np.linspace(0, np.pi, n, endpoint=False)
+    return [(1.0, 0.0, 0.0, 0.0, float(np.cos(angle)), float(np.sin(angle))) for angle in angles]
+
+
+def test_very_many_directions_take_no_time() -> None:
+    values = many_planes(20_000)
+    start = perf_counter()
+    assert len(set(_alike(values, lambda _: 1e-5))) == 20_000
+    assert perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_values_are_alike_if_the_first_of_them_is_near(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = [tuple(map(float, rng.integers(0, 6, 2) / 10)) for _ in range(60)]
+    reach = 0.1 + 0.05 * rng.random()
+    first: list[tuple[float, ...]] = []
+    expected = []
+    for value in values:
+        near = [k for k, one in enumerate(first) if max(abs(np.subtract(one, value))) <= reach * max(one)]
+        expected.append(near[0] if near else len(first))
+        if not near:
+            first.append(value)
+    assert _alike(values, lambda one: reach * max(one)) == expected
+    assert _alike([], lambda _: 1.0) == []

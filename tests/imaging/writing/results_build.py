@@ -15,7 +15,8 @@ from pydicom.uid import EnhancedCTImageStorage
 
 from medseg.imaging.dicom.headers import quiet
 from medseg.imaging.dicom.volumes import Frame, State, SubVolume, Verdict
-from medseg.imaging.planes import Arranged, Plane, arrange, image_onto
+from medseg.imaging.planes import Arranged, Plane, arrange
+from medseg.imaging.slicing import image_onto
 from medseg.imaging.volume import LabelMap, Volume
 from medseg.imaging.writing.result import Algorithm, Result
 from tests.imaging.build import ROOT_UID, Built, decimal_string, save_all, some_series

@@ -20,8 +20,12 @@ from medseg.errors import GeometryError, InputError
 from medseg.imaging.dicom.headers import quiet
 from medseg.imaging.volume import LabelMap
 from medseg.imaging.writing import seg
-from medseg.imaging.writing.result import Algorithm, Result, native
+from medseg.imaging.writing.codes import Code
+from medseg.imaging.writing.result import Algorithm, Made, Result, native
+from medseg.imaging.writing.rtstruct import write_rtstruct
 from medseg.imaging.writing.seg import read_back, segments, write_seg
+from medseg.imaging.writing.snomed import ABNORMAL_STRUCTURE, LEFT, TISSUE
+from medseg.imaging.writing.sr import write_sr
 from tests.imaging.build import PATIENT, some_series
 from tests.imaging.writing.results_build import (
     ALGORITHM,
@@ -118,6 +122,7 @@ def test_what_a_segment_says(tmp_path: Path) -> None:
     assert kidney.SegmentLabel == kidney.TrackingID == "kidney_left"
     assert tumour.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Neoplasm"
     assert tumour.AnatomicRegionSequence[0].CodeMeaning == "Liver"
+    assert (tumour.SegmentAlgorithmType, tumour.SegmentAlgorithmName) == ("AUTOMATIC", "medseg test")
     assert kidney.TrackingUID != tumour.TrackingUID
     assert kidney.SegmentAlgorithmType == "AUTOMATIC"
     (algorithm,) = kidney.SegmentationAlgorithmIdentificationSequence
@@ -126,6 +131,44 @@ def test_what_a_segment_says(tmp_path: Path) -> None:
     assert list(kidney.RecommendedDisplayCIELabValue) != list(tumour.RecommendedDisplayCIELabValue)
     assert "RESEARCH USE ONLY" in ds.SeriesDescription
     assert (ds.SegmentsOverlap, ds.ContentLabel) == ("NO", "SEGMENTATION")
+
+
+def test_the_side_of_an_abnormality_is_that_of_its_region(tmp_path: Path, faults: Callable[[Path], list[str]]) -> None:
+    own = {"odd": Code(ABNORMAL_STRUCTURE, TISSUE, (("1", "99X", "Old"), LEFT), TISSUE)}
+    result = some_result(tmp_path / "in", names={1: "kidney tumor left", 2: "odd"}, codes=own)
+    path = write_seg(tmp_path / "a.dcm", result).path
+    for segment, of_type in zip(dcmread(path).SegmentSequence, ([], ["Old"]), strict=True):
+        (region,), (kind,) = segment.AnatomicRegionSequence, segment.SegmentedPropertyTypeCodeSequence
+        assert [item.CodeMeaning for item in region.AnatomicRegionModifierSequence] == ["Left"]
+        found = kind.get("SegmentedPropertyTypeModifierCodeSequence", [])
+        assert [item.CodeMeaning for item in found] == of_type
+    assert faults(path) == []
+
+
+def test_long_names_stay_apart(tmp_path: Path) -> None:
+    long = "x" * 70
+    names = {1: f"{long} left", 2: f"{long} right", 3: f"{long[:50]} 2", 4: f"{long} 4"}
+    result = some_result(tmp_path / "in", names=names)
+    path = write_seg(tmp_path / "a.dcm", result).path
+    said = [str(segment.SegmentLabel) for segment in dcmread(path).SegmentSequence]
+    assert said == [long[:64], f"{long[:50]} 2", f"{long[:50]} 3", f"{long[:50]} 4"]
+    assert max(map(len, said)) <= 64
+    assert write_sr(tmp_path / "b.dcm", result, path).path.is_file()
+
+
+@pytest.mark.parametrize(("made", "said"), [("MANUAL", "MANUAL"), ("SEMIAUTOMATIC", "SEMIAUTOMATIC"), ("", "MANUAL")])
+def test_how_labels_were_drawn(tmp_path: Path, made: Made, said: str, faults: Callable[[Path], list[str]]) -> None:
+    result = some_result(tmp_path / "in", made=made)
+    path = write_seg(tmp_path / "a.dcm", result).path
+    for segment in dcmread(path).SegmentSequence:
+        assert segment.SegmentAlgorithmType == said
+        assert ("SegmentAlgorithmName" in segment) == (said != "MANUAL")
+        assert ("SegmentationAlgorithmIdentificationSequence" in segment) == (said != "MANUAL")
+    contours = write_rtstruct(tmp_path / "b.dcm", result).path
+    for roi in dcmread(contours).StructureSetROISequence:
+        assert roi.ROIGenerationAlgorithm == made
+        assert ("ROIGenerationDescription" in roi) == (said != "MANUAL")
+    assert faults(path) == faults(contours) == []
 
 
 def test_structures_that_are_empty_or_unnamed_or_numbered_with_gaps_are_described(tmp_path: Path) -> None:

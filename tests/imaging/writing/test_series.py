@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -171,4 +172,17 @@ def test_a_series_that_reads_back_differently_never_appears(tmp_path: Path, monk
             patch.setattr(series, name, wrong)
             with pytest.raises(GeometryError, match="READ_BACK"):
                 write_series(tmp_path / "a", some_volume(), "CT", "case-1")
-        assert list((tmp_path / "a").iterdir()) == []
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_stands_in_nobodys_way(tmp_path: Path) -> None:
+    beside = (tmp_path / ".part-series-old", tmp_path / ".part-series-new")
+    for folder in beside:
+        (folder / "series").mkdir(parents=True)
+    os.utime(beside[0], (0, 0))
+    (tmp_path / "out").mkdir()
+    written = write_series(tmp_path / "out", some_volume(), "CT", "case-1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".part-series-new", "out"]
+    assert sorted((tmp_path / "out").iterdir()) == sorted(written.paths)
+    with pytest.raises(InputError, match="is not empty"):
+        write_series(tmp_path / "out", some_volume(), "CT", "case-1")

@@ -1,0 +1,110 @@
+"""One pair of files: read, brought onto one grid, and scored structure by structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from medseg.errors import MedsegError
+from medseg.evaluation.case import StructureScore, diagonal_mm, score_case
+from medseg.evaluation.labels import (
+    Contours,
+    Drawn,
+    common_grid,
+    drawn,
+    in_one_frame,
+    masked,
+    narrowed,
+    nothing,
+    only,
+    opened,
+    without,
+)
+from medseg.evaluation.pairing import Pair
+from medseg.imaging.nifti_header import Prefer
+from medseg.imaging.structures import Structures
+from medseg.imaging.volume import LabelMap
+
+Score = Callable[[LabelMap, LabelMap], tuple[StructureScore, ...]]
+Both = Callable[[Collection[str] | None], tuple[Drawn, Drawn]]
+
+MADE_UP = "both sides are contours alone: they are scored on voxels that were made for them"
+ONE_BY_ONE = "structures overlap: in the scores each counts with all of its own voxels"
+
+
+@dataclass(frozen=True, slots=True)
+class CaseScores:
+    """What one case brings: its rows, the diagonal of its image in mm, and why its prediction counts as missed.
+
+    notes: what was left of its labels, one line each.
+    """
+
+    rows: tuple[StructureScore, ...]
+    diagonal_mm: float
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def score_pair(pair: Pair, tolerance_mm: float, known: Structures | None, prefer: Prefer = "") -> CaseScores:
+    """Read and score one case; a prediction that does not exist or cannot be used counts as an empty one.
+
+    known: what the values of the evaluation stand for; None if each stands for itself.
+
+    Raises:
+        InputError: the reference cannot be read; said without its path, which may tell of a patient.
+    """
+    failure = ""
+    if pair.prediction is not None:
+        try:
+            return _scored(pair, tolerance_mm, known, prefer)
+        except MedsegError as error:
+            failure = str(error)
+    return replace(_scored(replace(pair, prediction=None), tolerance_mm, known, prefer), failure=failure)
+
+
+def _scored(pair: Pair, tolerance_mm: float, known: Structures | None, prefer: Prefer) -> CaseScores:
+    wanted = None if known is None else list(known.labels.values())
+    sides = [opened(pair.reference, "reference", known, wanted, prefer)]
+    if pair.prediction is not None:
+        sides.append(opened(pair.prediction, "prediction", known, wanted, prefer))
+    sides = in_one_frame(sides)
+    grid = common_grid(sides)
+    ignore = known.ignore if known is not None and not sides[0].named else None
+
+    def both(names: Collection[str] | None) -> tuple[Drawn, Drawn]:
+        """Both sides with these structures alone; an empty one for a prediction that there is not."""
+        one, *others = [drawn(side if names is None else narrowed(side, names), grid, known) for side in sides]
+        other = others[0] if others else Drawn(nothing(one.labels), 0, ())
+        return masked(one, other, ignore)
+
+    def score(reference: LabelMap, prediction: LabelMap) -> tuple[StructureScore, ...]:
+        return score_case(pair.case, reference, prediction, tolerance_mm)
+
+    reference, prediction = both(None)
+    notes = [f"reference: {note}" for note in reference.notes] + [f"prediction: {note}" for note in prediction.notes]
+    if len(sides) > 1 and all(isinstance(side.held, Contours) for side in sides):
+        notes.append(MADE_UP)
+    if known is not None and (reference.overlapping or prediction.overlapping):
+        notes.append(ONE_BY_ONE)
+        rows = _one_by_one(score, both, known)
+        rows += score(without(reference.labels, known.labels), without(prediction.labels, known.labels))
+    else:
+        rows = [*score(reference.labels, prediction.labels)]
+        for name, values in _regions(known):
+            rows += score(only(reference.labels, values, name), only(prediction.labels, values, name))
+    return CaseScores(tuple(rows), diagonal_mm(reference.labels.grid), "", tuple(notes))
+
+
+def _one_by_one(score: Score, both: Both, known: Structures) -> list[StructureScore]:
+    """The rows of structures, then of regions, where one label map cannot hold all of them."""
+    single = [(name, (value,)) for value, name in known.labels.items()]
+    rows: list[StructureScore] = []
+    for name, values in [*single, *_regions(known)]:
+        reference, prediction = both([known.labels[value] for value in values if value in known.labels])
+        rows += score(only(reference.labels, values, name), only(prediction.labels, values, name))
+    return rows
+
+
+def _regions(known: Structures | None) -> list[tuple[str, tuple[int, ...]]]:
+    """Regions of several values, which have rows of their own."""
+    return [] if known is None else [(name, values) for name, values in known.regions.items() if len(values) > 1]
