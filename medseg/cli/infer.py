@@ -28,7 +28,8 @@ def command(
         typer.Option(
             "--format",
             metavar="LIST",
-            help="Of nifti, seg, rtstruct, nrrd, sr. [default: nifti, and seg for DICOM]",
+            help="Of nifti, seg, labelmap (a much smaller SEG that fewer can read), rtstruct, nrrd, sr. "
+            "[default: nifti, and seg for DICOM]",
             show_default=False,
         ),
     ] = "",

@@ -19,7 +19,7 @@ from medseg.errors import InputError, MedsegError, explained
 from medseg.imaging.label_files import LabelKind, label_kind, label_references
 from medseg.imaging.naming import dicom_name
 
-SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".seg", ".rtstruct")  # stripped in this order
+SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".seg", ".labelmap", ".rtstruct")  # stripped in this order
 _DICOM = ("seg", "rtstruct")
 _HASHED = re.compile(r"(case|seg|rtstruct)-[0-9a-f]{8}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from medseg.errors import InputError
@@ -38,6 +39,7 @@ FORMATS: Mapping[str, Format] = {
     "nifti": Format(".nii.gz", write_nifti, needs_dicom=False),
     "nrrd": Format(".seg.nrrd", write_seg_nrrd, needs_dicom=False),
     "seg": Format(".seg.dcm", write_seg, needs_dicom=True),
+    "labelmap": Format(".labelmap.dcm", partial(write_seg, labelmap=True), needs_dicom=True),
     "rtstruct": Format(".rtstruct.dcm", write_rtstruct, needs_dicom=True),
     "sr": Format(".sr.dcm", _write_report, needs_dicom=True, after=("seg",)),
 }
