@@ -156,6 +156,10 @@ def _told(plan: Plan, found: Found, asked: Asked) -> Iterator[Note]:
         yield Note(text, warning=True)
     for left in found.left:
         yield Note(f"not used: {left.where}: {left.reason}", warning=left.broken)
+    files = [scan.name for scan in found.scans if asked.formats and not scan.is_dicom]
+    dicom = [name for name in asked.formats if FORMATS[name].needs_dicom]
+    if files and dicom:
+        yield Note(f"{len(files)} scan(s) are no DICOM and get no {', '.join(dicom)}", warning=True)
     for text in _code_warnings(plan, found, asked):
         yield Note(text, warning=True)
 

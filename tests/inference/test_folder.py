@@ -361,6 +361,8 @@ def test_dicom_results_need_dicom_scans(tmp_path: Path) -> None:
     run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
     with pytest.raises(InputError, match="seg can be written for DICOM scans only"):
         list(infer_folder(run, scans, out, CPU, Asked(formats=("seg",))))
+    *events, _ = infer_folder(run, scans, tmp_path / "other", CPU, Asked(formats=("nifti", "seg")))
+    assert any(isinstance(e, Note) and e.text == "2 scan(s) are no DICOM and get no seg" for e in events)
     with pytest.raises(InputError, match="'pdf' is no format of results"):
         list(infer_folder(run, scans, out, CPU, Asked(formats=("pdf",))))
     assert not out.exists()
