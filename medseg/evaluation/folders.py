@@ -72,15 +72,16 @@ def evaluate_folders(
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise InputError(f"a tolerance of {tolerance_mm} mm cannot be used", fix="give a number of at least 0")
     pairing = pair_up(predictions, references)
+    known: Structures | None
     if names is not None:
-        known: Structures | None = Structures(unambiguous(names))
+        known, aside = Structures(unambiguous(names)), ""
     else:
-        known = structures_of(predictions, references, pairing)
+        known, aside = structures_of(predictions, references, pairing)
     output_folder(out)
 
     missing = [pair.case for pair in pairing.pairs if pair.prediction is None]
     yield from _notes(pairing, missing)
-    for line in named(unknown_names(pairing, known)):
+    for line in filter(None, (aside, *named(unknown_names(pairing, known)))):
         yield Note(line, warning=True)
     executor, in_flight, expect = _where_to_work(pairing.pairs, prefer)
     yield Stage("evaluate", len(pairing.pairs), expect)

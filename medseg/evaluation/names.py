@@ -12,8 +12,10 @@ from medseg.imaging.label_files import label_names_in
 from medseg.imaging.structures import Structures, alike, read_structures
 
 
-def structures_of(predictions: Path, references: Path, pairing: Pairing) -> Structures | None:
+def structures_of(predictions: Path, references: Path, pairing: Pairing) -> tuple[Structures | None, str]:
     """What the values of the evaluation stand for; None if nothing says it, so that each is called by its number.
+
+    Second, in one line, what had to be left aside: a `dataset.json` that cannot be understood where predictions tell.
 
     The names of `predictions.json` count, else those of the `dataset.json` of the references (beside or above them),
     which also tells of regions and of voxels to ignore, else those in the files.
@@ -22,13 +24,13 @@ def structures_of(predictions: Path, references: Path, pairing: Pairing) -> Stru
         InputError: a file cannot be understood, or the two sides number structures differently.
     """
     ours = _described(_folder(predictions) / "predictions.json")
-    theirs = _theirs(_folder(references), must=ours is None)
+    theirs, aside = _theirs(_folder(references), must=ours is None)
     if ours is None:
-        return theirs if theirs is not None else _in_files(pairing)
+        return (theirs if theirs is not None else _in_files(pairing)), aside
     if theirs is None:
-        return Structures(ours.labels)
+        return Structures(ours.labels), aside
     _check_alike(ours.labels, theirs)
-    return replace(theirs, labels=ours.labels)
+    return replace(theirs, labels=ours.labels), aside
 
 
 def unknown_names(pairing: Pairing, known: Structures | None) -> tuple[str, ...]:
@@ -53,14 +55,15 @@ def unambiguous(names: Mapping[int, str], where: Path | str = "") -> dict[int, s
     return structures
 
 
-def _theirs(folder: Path, must: bool) -> Structures | None:
+def _theirs(folder: Path, must: bool) -> tuple[Structures | None, str]:
     """What the `dataset.json` says; one that cannot be understood is no error unless it must be (predictions tell)."""
     try:
-        return next((said for f in (folder, folder.parent) if (said := _described(f / "dataset.json"))), None)
-    except InputError:
+        return next((said for f in (folder, folder.parent) if (said := _described(f / "dataset.json"))), None), ""
+    except InputError as error:
         if must:
             raise
-        return None
+        aside = "the dataset.json of the references cannot be understood; its regions and ignore label are not heeded"
+        return None, f"{aside} ({error.what})"
 
 
 def _described(path: Path) -> Structures | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medseg.imaging.case import Left
 from medseg.imaging.formats import is_volume_file
+from medseg.imaging.itk import itk_stem
 from medseg.imaging.nifti import is_nifti
 from medseg.imaging.nifti import stem as nifti_stem
 
@@ -18,7 +19,7 @@ _NUMBERED = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
 
 def stem(path: Path) -> str:
     """The name of a volume file without its ending: `x` for x.nii.gz, x.mha and x.seg.nrrd."""
-    return nifti_stem(path) if is_nifti(path) else path.stem.removesuffix(".seg") or path.stem
+    return nifti_stem(path) if is_nifti(path) else itk_stem(path)
 
 
 def case_name(path: Path) -> str:

@@ -11,14 +11,12 @@ import numpy.typing as npt
 
 from medseg.errors import InputError
 from medseg.imaging.grid import Grid
-from medseg.imaging.itk import read_itk
+from medseg.imaging.itk import read_itk_stored
 from medseg.imaging.label_files import read_label_file_noted
 from medseg.imaging.nifti import is_nifti
 from medseg.imaging.nifti_header import read_bytes, read_header
 from medseg.imaging.source import ReadOptions
 from medseg.imaging.volume import LabelMap, distinct
-
-EXACT = 2**24  # float32 holds every whole number below it
 
 
 def values_in(path: Path, options: ReadOptions) -> tuple[int, ...]:
@@ -61,7 +59,7 @@ def unknown_values(values: list[int]) -> str:
 
 
 def _whole_numbers(path: Path, options: ReadOptions) -> tuple[npt.NDArray[Any], Grid]:
-    array, grid = _nifti(path, options) if is_nifti(path) else _itk(path)
+    array, grid = _nifti(path, options) if is_nifti(path) else read_itk_stored(path)
     values = distinct(array)
     with np.errstate(invalid="ignore"):
         wrong = values[~np.isfinite(values) | (values != np.rint(values)) | (np.abs(values) >= 2**31)]
@@ -77,12 +75,3 @@ def _nifti(path: Path, options: ReadOptions) -> tuple[npt.NDArray[Any], Grid]:
         raise InputError("[NOT_LABELS] is no label map: its values are scaled, or it holds several volumes", path)
     array = read_bytes(path, header, 0).view(header.dtype).reshape(header.shape, order="F")
     return array, header.grid
-
-
-def _itk(path: Path) -> tuple[npt.NDArray[Any], Grid]:
-    reading = read_itk(path, need_place=False)
-    changed = reading.own is not reading.volume.grid or any("finite" in note for note in reading.notes)
-    if changed or np.abs(reading.volume.array).max() >= EXACT:
-        what = "its labels are above 65535 or below 0, and cannot be read exactly from this file"
-        raise InputError(f"[NOT_LABELS] {what}", path, "save them as NIfTI, or with smaller numbers")
-    return reading.volume.array, reading.volume.grid

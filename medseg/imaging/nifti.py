@@ -75,16 +75,6 @@ def read_nifti(path: Path, component: int | None = None, prefer: Prefer = "", ne
     return finished(array, header.grid, (header.note,) if header.note else (), path)
 
 
-def read_stored(path: Path, component: int | None = None, prefer: Prefer = "") -> tuple[npt.NDArray[Any], Grid]:
-    """The voxels (X, Y, Z) of one volume in the type and on the grid that they are stored in, without any scaling.
-
-    Raises:
-        InputError, GeometryError: as `read_nifti`, but values are not looked at.
-    """
-    header = read_header(path, prefer, need_place=False)
-    return _stored(path, header, chosen(header.n_volumes, component, path)), header.grid
-
-
 def read_labels(path: Path, names: dict[int, str] | None = None, prefer: Prefer = "") -> LabelMap:
     """Read a segmentation as uint8 or uint16, as it is stored; without `names` every value is named by its number.
 

@@ -93,7 +93,7 @@ def _raw(path: Path) -> tuple[Any, bool]:
             start = _start(inflate(file, _LARGEST)) if compressed else file.read(_LARGEST)
         except (EOFError, ValueError):
             refuse("TRUNCATED", "is cut short within its header", path, AGAIN)
-        except Exception:
+        except Exception:  # zlib's error and others of its kind: it was no end of the file, so the bytes are wrong
             refuse("DAMAGED", "is damaged: it cannot be decompressed", path, AGAIN)
     kind = _kind(start)
     if kind and named and not compressed:

@@ -97,11 +97,6 @@ class Arranged:
     grid: Grid | None
     faults: tuple[Fault, ...] = ()
 
-    @property
-    def native(self) -> bool:
-        """True if the grid's voxels are the slices' own pixels."""
-        return self.grid is not None and not self.faults
-
 
 def arrange(planes: Sequence[Plane]) -> Arranged:
     """Order planes along their normal and find the grid (column, row, slice) -> RAS+ mm that they make.

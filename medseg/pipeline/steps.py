@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from medseg.errors import InputError
 from medseg.evaluation.folders import Evaluation, evaluate_folders
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from medseg.imaging.convert import Converted
     from medseg.inference.folder import Inferred
     from medseg.training.run import Trained
-
-Dims = Literal["auto", "2d", "3d"]
 
 
 def plan(

@@ -33,15 +33,15 @@ def named(path, *names):
 
 
 def test_names_come_from_the_predictions_then_from_the_dataset(folders, tmp_path):
-    assert structures_of(*folders, NOTHING) is None
+    assert structures_of(*folders, NOTHING) == (None, "")
     (tmp_path / "dataset.json").write_text('{"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}')
-    assert structures_of(*folders, NOTHING).labels == {1: "Anterior", 2: "Posterior"}
+    assert structures_of(*folders, NOTHING)[0].labels == {1: "Anterior", 2: "Posterior"}
     (folders[1] / "dataset.json").write_text('{"labels": {"background": 0, "front": 1}}')
-    assert structures_of(*folders, NOTHING).labels == {1: "front"}
+    assert structures_of(*folders, NOTHING)[0].labels == {1: "front"}
     (folders[0] / "predictions.json").write_text('{"version": 1}')
-    assert structures_of(*folders, NOTHING).labels == {1: "front"}
+    assert structures_of(*folders, NOTHING)[0].labels == {1: "front"}
     (folders[0] / "predictions.json").write_text('{"labels": {"1": "liver"}}')
-    assert structures_of(*folders, NOTHING).labels == {1: "liver"}
+    assert structures_of(*folders, NOTHING)[0].labels == {1: "liver"}
 
 
 def test_the_two_sides_number_structures_alike(folders):
@@ -60,16 +60,18 @@ def test_names_that_cannot_be_used(folders, labels):
     with pytest.raises(InputError, match=r"dataset\.json"):
         structures_of(*folders, NOTHING)
     (folders[0] / "predictions.json").write_text('{"labels": {"1": "liver"}}')
-    assert structures_of(*folders, NOTHING) == Structures({1: "liver"})
+    known, aside = structures_of(*folders, NOTHING)
+    assert known == Structures({1: "liver"})
+    assert aside.startswith("the dataset.json of the references cannot be understood")
 
 
 def test_regions_and_a_value_to_ignore(folders):
     said = {"labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, "regions_class_order": [1, 2]}
     (folders[1] / "dataset.json").write_text(json.dumps(said))
-    found = structures_of(*folders, NOTHING)
+    found, _ = structures_of(*folders, NOTHING)
     assert (found.regions["whole"], found.ignore) == ((1, 2), 3)
     (folders[0] / "predictions.json").write_text('{"labels": {"1": "edema", "2": "core"}}')
-    found = structures_of(*folders, NOTHING)
+    found, _ = structures_of(*folders, NOTHING)
     assert (found.labels, found.regions["whole"], found.ignore) == ({1: "edema", 2: "core"}, (1, 2), 3)
 
 
@@ -77,7 +79,7 @@ def test_names_in_the_files(folders):
     one = named(folders[0] / "a.seg.nrrd", (1, "spleen"), (2, "liver"))
     other = named(folders[1] / "a.seg.nrrd", (1, "Liver"), (2, "colon"))
     pairing = Pairing((Pair("a", other, one),), ())
-    assert {v: n.casefold() for v, n in structures_of(*folders, pairing).labels.items()} == {
+    assert {v: n.casefold() for v, n in structures_of(*folders, pairing)[0].labels.items()} == {
         1: "colon",
         2: "liver",
         3: "spleen",
@@ -88,7 +90,7 @@ def test_files_without_names_take_the_numbers_of_the_others(folders):
     one = named(folders[0] / "a.seg.nrrd", (1, "spleen"), (2, "liver"))
     (folders[1] / "a.nii.gz").touch()
     pairs = [Pair("a", folders[1] / "a.nii.gz", one)]
-    assert structures_of(*folders, Pairing(tuple(pairs), ())).labels == {1: "spleen", 2: "liver"}
+    assert structures_of(*folders, Pairing(tuple(pairs), ()))[0].labels == {1: "spleen", 2: "liver"}
     pairs.append(Pair("b", folders[1] / "a.nii.gz", named(folders[0] / "b.seg.nrrd", (2, "spleen"), (1, "liver"))))
     with pytest.raises(InputError, match=r"say what the values mean in a dataset\.json"):
         structures_of(*folders, Pairing(tuple(pairs), ()))

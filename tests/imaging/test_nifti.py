@@ -19,7 +19,6 @@ from medseg.imaging.nifti import (
     read_grid,
     read_labels,
     read_nifti,
-    read_stored,
     read_volume,
     stem,
     write_labels,
@@ -387,16 +386,6 @@ def test_values_against_nibabel(tmp_path: Path, kind: type, scaled: bool, big_en
     found = read_volume(tmp_path / "x.nii.gz")
     assert np.array_equal(found.array, stored.get_fdata().astype(np.float32))
     assert np.allclose(found.grid.affine, stored.affine)
-
-
-def test_voxels_as_they_are_stored(tmp_path: Path) -> None:
-    image = nib.Nifti1Image(some_image(), np.eye(4))
-    image.header.set_slope_inter(2, 5)
-    nib.save(image, tmp_path / "x.nii.gz")
-    array, grid = read_stored(tmp_path / "x.nii.gz")
-    assert array.dtype == np.int16
-    assert np.array_equal(array, nib.load(tmp_path / "x.nii.gz").dataobj.get_unscaled())
-    assert grid.shape == (6, 5, 4)
 
 
 def test_what_is_written_says_its_place_twice_and_nothing_else(tmp_path: Path) -> None:

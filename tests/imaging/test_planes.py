@@ -45,7 +45,7 @@ def codes(given: Sequence[Plane]) -> list[str]:
 def test_order_and_grid() -> None:
     found = arrange(planes(5, 0, 2.5))
     assert found.order == (1, 2, 0)
-    assert found.native
+    assert not found.faults
     assert found.grid is not None
     assert found.grid.shape == (6, 5, 3)
     assert np.allclose(found.grid.affine, [[-0.7, 0, 0, 10], [0, -0.8, 0, -20], [0, 0, 2.5, 0], [0, 0, 0, 1]])
@@ -112,7 +112,7 @@ def test_rounding_explains_no_other_unevenness(heights_mm: list[float]) -> None:
 def test_what_makes_no_regular_volume_is_named(given: list[Plane], expected: str) -> None:
     assert codes(given) == [expected]
     found = arrange(given)
-    assert not found.native
+    assert found.faults
     assert (found.grid is None) == (expected not in ("GAP", "TILT"))
 
 

@@ -16,6 +16,7 @@ from pydicom.filereader import read_partial
 from medseg.errors import GeometryError, InputError, MedsegError
 from medseg.imaging.dicom.headers import is_dicom, quiet, text
 from medseg.imaging.volume import LabelMap
+from medseg.imaging.voxels import refuse
 
 Noted = tuple[LabelMap, tuple[str, ...]]  # a label map, and one line for each thing that it cannot hold
 
@@ -42,11 +43,6 @@ class References:
         if frame_of_reference and self.frame_of_reference and frame_of_reference != self.frame_of_reference:
             what = "its labels belong to another frame of reference than its scan"
             refuse_place(what, name, "give the scan that they were drawn on, or register the two")
-
-
-def refuse(code: str, what: str, name: str, fix: str = "") -> NoReturn:
-    """Raise the InputError of a stable code; `name` is the case, since a path may name the patient."""
-    raise InputError(f"[{code}] {what}", name, fix)
 
 
 def refuse_place(what: str, name: str, fix: str) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.imaging.dicom.label_objects import AGAIN, refuse, refuse_place
+from medseg.imaging.dicom.label_objects import AGAIN, refuse_place
 from medseg.imaging.grid import Affine, Grid, Stored
 from medseg.imaging.planes import (
     SAME_DIRECTION,
@@ -27,6 +27,7 @@ from medseg.imaging.planes import (
     straight_grid,
 )
 from medseg.imaging.slicing import labels_onto
+from medseg.imaging.voxels import refuse
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.unsignedinteger[Any]]

@@ -25,7 +25,6 @@ from medseg.imaging.dicom.label_objects import (
     items,
     label_object,
     label_text,
-    refuse,
     refuse_place,
     unique,
 )
@@ -33,6 +32,7 @@ from medseg.imaging.dicom.raster import Points, fill
 from medseg.imaging.grid import Grid
 from medseg.imaging.structures import asked_for
 from medseg.imaging.volume import LabelMap
+from medseg.imaging.voxels import refuse
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")  # the last is a common spelling of the second
 _FLAT_MM = 0.1  # a contour's points may stand this far from their plane: places are often written with one decimal ...

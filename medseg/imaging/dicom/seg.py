@@ -26,13 +26,13 @@ from medseg.imaging.dicom.label_objects import (
     items,
     label_object,
     label_text,
-    refuse,
 )
 from medseg.imaging.dicom.label_slices import in_order, own_grid, slices_onto
 from medseg.imaging.grid import Grid
 from medseg.imaging.planes import Plane, Planes
 from medseg.imaging.structures import asked_for
 from medseg.imaging.volume import LabelMap, distinct
+from medseg.imaging.voxels import refuse
 
 _LARGEST = 1 << 34  # voxels of all frames; more is a damaged or hostile header
 

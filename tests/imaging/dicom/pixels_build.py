@@ -164,7 +164,7 @@ def subvolume(paths: Sequence[Path], verdict: Verdict | None = None, repeats: Se
     if verdict is None:
         verdict = (
             Verdict("OK")
-            if arranged.native
+            if not arranged.faults
             else Verdict("FIXED", tuple(f.code for f in arranged.faults), "; ".join(f.said for f in arranged.faults))
         )
     uids = [Frame(path, 0, str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)) for path in repeats]
