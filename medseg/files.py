@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +16,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medseg.errors import InputError, explained
+from medseg.errors import InputError, ResourceError, explained
 
+if sys.platform != "win32":
+    import resource
+
+SPARE_FILES = 128  # for all else that a process opens
 STRAY_AFTER_S = 24 * 3600.0
 _MARK = ".part-"
 _STRAY = re.compile(r"\.part-\d+-[0-9a-f]{8}-")  # nobody else's files
@@ -131,6 +136,24 @@ def outputs_stand(folder: Path, outputs: Iterable[Output]) -> bool:
     Sizes are enough here: files appear only whole, so a file of the right size is the one that was written.
     """
     return all((folder / o.name).is_file() and (folder / o.name).stat().st_size == o.bytes for o in outputs)
+
+
+def may_open(n: int) -> None:
+    """Let this process hold `n` more files open at a time: 1024 is the usual limit, and a data set may have more cases.
+
+    Raises:
+        ResourceError: the system does not allow as many.
+    """
+    if sys.platform == "win32":  # mapped files do not count there
+        return
+    wanted = sum(1 for _ in Path("/dev/fd").iterdir()) + n + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        what = f"{n} files must be open together, and the system allows {hard} in all"
+        raise ResourceError(what, fix=f"allow more: ulimit -n {wanted}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _is_stray(path: Path) -> bool:

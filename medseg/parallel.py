@@ -18,6 +18,8 @@ from typing import Any, Generic, TypeVar
 from medseg.errors import MedsegError, ResourceError
 
 TRIES = 3
+MEMORY_SHARE = 0.8  # of what is free: the rest is for others, and for what was not foreseen
+WORKER_BYTES = 120e6  # of a process that only waits: interpreter and libraries
 SERIAL_BELOW_S = 8.0  # starting a pool costs about a second a worker; less work than this is done in place
 
 C = TypeVar("C")
@@ -192,11 +194,11 @@ def _end_with(parent: Any) -> None:
 def local_executor(n_cases: int, expected_s: float, case_bytes: float = 0.0) -> tuple[Executor, int]:
     """Choose where work on `n_cases` cases of `expected_s` seconds in all runs here; also how many to hand out at once.
 
-    Workers are bounded by cores and by memory: `case_bytes` is the peak need of the largest case.
+    Workers are bounded by cores and by memory: `case_bytes` is the peak need of the largest case, beside the worker.
     """
     workers = min(available_cores(), n_cases)
     if case_bytes > 0:
-        workers = min(workers, int(0.8 * available_memory_bytes() / case_bytes))
+        workers = min(workers, int(MEMORY_SHARE * available_memory_bytes() / (case_bytes + WORKER_BYTES)))
     if workers <= 1 or expected_s < SERIAL_BELOW_S:
         return InPlace(), 1
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -171,6 +171,20 @@ def test_little_work_is_done_in_place() -> None:
     assert isinstance(local_executor(100, 1000.0, case_bytes=1e18)[0], InPlace)
 
 
+@pytest.mark.parametrize(
+    ("free", "case", "workers"),
+    [(100e9, 1e9, 4), (100e9, 0.0, 4), (4e9, 1.4e9, 2), (4e9, 0.9e9, 3), (4e9, 2e9, 1), (4e9, 50e9, 1)],
+)
+def test_workers_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch, free: float, case: float, workers: int) -> None:
+    """Eight tenths of what is free hold all workers and their largest cases."""
+    monkeypatch.setattr("medseg.parallel.available_cores", lambda: 4)
+    monkeypatch.setattr("medseg.parallel.available_memory_bytes", lambda: free)
+    executor, in_flight = local_executor(100, 1000.0, case)
+    assert in_flight == (2 * workers if workers > 1 else 1)
+    assert isinstance(executor, LocalExecutor if workers > 1 else InPlace)
+    executor.shutdown()
+
+
 def test_workers_are_bounded_by_cores_and_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medseg.parallel.available_cores", lambda: 4)
     executor, in_flight = local_executor(3, expected_s=100.0)

@@ -16,8 +16,9 @@ from medseg.imaging.volume import LabelMap, Volume
 from medseg.inference.model import ModelCard, save_model
 from medseg.networks.table import build_network
 from medseg.networks.topology import NetworkSettings
+from medseg.planning.cost import Machine, Measured
 from medseg.planning.dataset import Planned, plan_dataset
-from medseg.planning.plan import Budget, Configuration, Plan, Request, Schedule, Splits, Structure, Window
+from medseg.planning.plan import Budget, Configuration, Cost, Plan, Request, Schedule, Splits, Structure, Window
 from medseg.preprocessing.cache import LoadedCase, foreground_voxels
 from medseg.preprocessing.prepare import Undo, prepare
 from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
@@ -26,6 +27,17 @@ from medseg.training.run import train
 CPU = torch.device("cpu")
 SIDE = 16
 KEY = "0123456789abcdef"
+COST = Cost(
+    hours=None,
+    steps=2,
+    step_s=None,
+    training_gb=0.1,
+    preparing_gb=0.1,
+    inference_s=None,
+    cache_gb=0.1,
+    measured=False,
+)
+FAST = Machine(lambda *_: Measured(0.01), lambda: 16e9)
 
 
 def blobs(seed: int, shape: tuple[int, int, int] = (SIDE, SIDE, SIDE)) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
@@ -98,6 +110,7 @@ def configuration(
         schedule=Schedule(**{**plain, **schedule}),
         window=Window(step=step, mirror_axes=window_mirror),
         median_shape=(SIDE, SIDE, SIDE),
+        cost=COST,
         reasons=(),
     )
 
@@ -146,7 +159,7 @@ def planned_run(root: Path, budget: Budget | None = None, n: int = 6, made: Conf
     """A planned and prepared run of the tiny data set whose plan holds the tiny network instead of the decided one."""
     data = write_dataset(root / "data", n)
     request = Request(budget=budget or Budget(steps=2))
-    (planned,) = [e for e in plan_dataset(data, root / "run", request, lambda *_: 0.01) if isinstance(e, Planned)]
+    (planned,) = [e for e in plan_dataset(data, root / "run", request, FAST) if isinstance(e, Planned)]
     path = root / "run" / "plan.json"
     decided = planned.plan.configuration
     small = (made or configuration()).model_copy(update={"preprocessing": decided.preprocessing})

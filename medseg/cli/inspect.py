@@ -25,12 +25,18 @@ def command(
             show_default=False,
         ),
     ] = None,
-    headers: Annotated[bool, typer.Option("--headers", help="Look at headers only, not at every voxel.")] = False,
+    headers: Annotated[
+        bool,
+        typer.Option("--headers", help="Look at headers only, not at every voxel: then no data set is checked."),
+    ] = False,
     allow_gaps: options.AllowGaps = False,
     prefer: options.Prefer = "",
     json: options.Json = False,
 ) -> None:
     """List what is found: cases, or a row for each DICOM volume with its verdict; geometry, labels, problems.
+
+    The cases of a data set are checked: damage, duplicates, patients, empty labels, stray voxels, swapped sides, HU,
+    outliers. Exit code 1 if anything is unusable or suspect.
 
     Example: `medseg inspect hospital_export -o export.json`
     """
@@ -38,7 +44,7 @@ def command(
     from medseg.errors import SOME_FAILED
     from medseg.files import write_record
     from medseg.pipeline import steps
-    from medseg.report.inspection import inspection_table
+    from medseg.report.inspection import findings_table, inspection_table
 
     read = steps.read_options(allow_gaps, prefer=prefer)
     inspected = console.follow(steps.inspect(path, read, headers))
@@ -49,6 +55,8 @@ def command(
     if json:
         console.show_json(found.model_dump(mode="json"))
     else:
-        console.show(inspection_table(found))
-    if any(look.problems for look in found.cases) or any(left.broken for left in found.left):
+        for table in (inspection_table(found), findings_table(found)):
+            if table is not None:
+                console.show(table)
+    if not found.is_fine:
         raise typer.Exit(SOME_FAILED)

@@ -24,8 +24,20 @@ def command(
     ],
     run: Annotated[Path, typer.Option("-o", "--out", help="The run folder to make.", show_default=False)],
     spacing: Annotated[str, typer.Option(help="isotropic, median (nnU-Net's rule), or a number of mm.")] = "isotropic",
-    dims: Annotated[str, typer.Option(help="auto, 2d or 3d.")] = "auto",
-    memory: Annotated[float | None, typer.Option(help="GPU memory to plan for, in GB.", show_default=False)] = None,
+    dims: Annotated[
+        str, typer.Option(help="auto, 2d, 3d, or lowres: coarser voxels, so that a patch sees more of a large scan.")
+    ] = "auto",
+    network: Annotated[
+        str, typer.Option(help="unet, or nnU-Net's larger ones with residual encoder: resenc-m, resenc-l, resenc-xl.")
+    ] = "unet",
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GPU memory to plan for by nnU-Net's rule, in GB, on any machine.  "
+            "[default: what a trial step on the GPU here, or the budget on a CPU, allows]",
+            show_default=False,
+        ),
+    ] = None,
     budget: options.Budget = None,
     labels: Annotated[
         str,
@@ -33,6 +45,20 @@ def command(
             metavar="LIST", help="The structures to train on: liver,kidney. [default: all]", show_default=False
         ),
     ] = "",
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Folds as nnU-Net writes them.  [default: DATA/splits_final.json if it is there, else 5 by patient]",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PLAN", help="Show where this plan differs from another run's plan.json.", show_default=False
+        ),
+    ] = None,
     series: options.Series = None,
     suv: Annotated[bool, typer.Option("--suv", help="Read PET as body-weight SUV.")] = False,
     allow_gaps: options.AllowGaps = False,
@@ -48,17 +74,25 @@ def command(
     from medseg.cli import console
     from medseg.errors import CasesFailed
     from medseg.pipeline import steps
-    from medseg.report.plan import plan_tables
+    from medseg.planning.compare import compare as differences_between
+    from medseg.report.plan import differences_table, plan_tables
 
     read = steps.read_options(allow_gaps, suv, prefer)
     wanted = [name.strip() for name in labels.split(",") if name.strip()]
-    events = steps.plan(data, run, spacing, dims, memory, budget, seed, device, series or (), read, wanted)
-    planned = console.follow(events)
+    other = steps.read_plan(compare) if compare is not None else None
+    asked = (spacing, dims, memory, budget, seed, device, series or (), read, wanted, network, splits)
+    planned = console.follow(steps.plan(data, run, *asked))
+    differences = differences_between(planned.plan, other) if other is not None else []
     if json:
-        console.show_json({"run": run.name, "plan": planned.plan.model_dump(mode="json"), "failed": planned.failed})
+        found = {"run": run.name, "plan": planned.plan.model_dump(mode="json"), "failed": planned.failed}
+        if other is not None:
+            found["differences"] = [d.model_dump(mode="json") for d in differences]
+        console.show_json(found)
     else:
-        for table in plan_tables(planned.plan):
+        for table in plan_tables(planned.plan, planned.fingerprint, planned.splits):
             console.show(table)
+        if other is not None:
+            console.show(differences_table(differences))
         console.say(f"{planned.prepared} cases prepared in {run}; next: medseg train {run}")
     if planned.failed:
         raise CasesFailed(planned.failed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 MOST = 1032  # deflate makes nothing smaller than by this factor, so a file can be too short for what it claims
 _IN, _OUT = 1 << 17, 1 << 20
+_SPARE = 1 << 16  # bytes about the wanted ones (a header) that may be kept as well
 _EITHER = 32 + zlib.MAX_WBITS  # gzip or zlib, told by their first bytes
 
 
@@ -43,6 +44,12 @@ def inflated_range(file: BinaryIO, start: int, count: int, needed: int) -> npt.N
         EOFError: the file ends before the stream, or the stream has less than `needed` bytes.
         zlib.error: as `inflate`.
     """
+    needed = max(needed, start + count)
+    begin = file.tell()
+    whole = _at_once(file, needed, count + _SPARE)
+    if whole is not None:
+        return whole[start : start + count]
+    file.seek(begin)
     out = np.empty(count, np.uint8)
     at = 0
     for block in inflate(file):
@@ -50,6 +57,28 @@ def inflated_range(file: BinaryIO, start: int, count: int, needed: int) -> npt.N
         if low < high:
             out[low - start : high - start] = np.frombuffer(block, np.uint8)[low - at : high - at]
         at += len(block)
-    if at < max(needed, start + count):
+    if at < needed:
         raise EOFError("the decompressed data is too short")
     return out
+
+
+def _at_once(file: BinaryIO, least: int, most: int) -> npt.NDArray[np.uint8] | None:
+    """All bytes of a gzip file that holds one stream of `least` to `most` bytes, by libdeflate: twice as fast as zlib.
+
+    None where anything is not as expected: zlib then finds out what it is. That nothing follows the stream, which
+    libdeflate does not tell, is known by the checksum and length that end it: they stand at the end of the file alone.
+    """
+    packed = file.read()
+    size = int.from_bytes(packed[-4:], "little")
+    if packed[:2] != b"\x1f\x8b" or not least <= size <= most:
+        return None
+    import imagecodecs  # which loads the codec that is used, in a few milliseconds
+
+    codec: Any = imagecodecs  # its stubs do not know that arrays are taken
+    out = np.empty(size, np.uint8)
+    try:
+        found = codec.gzip_decode(packed, out=out)
+    except (codec.DeflateError, ValueError):
+        return None
+    end = codec.deflate_crc32(out).to_bytes(4, "little") + packed[-4:]
+    return out if found.size == size and packed.find(end) == len(packed) - len(end) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,9 @@ from medseg.errors import InputError, MedsegError
 from medseg.events import Advanced, Event, Stage
 from medseg.files import Record
 from medseg.imaging.case import Case, Left
-from medseg.imaging.dataset import (
-    Dataset,
-    Layout,
-    find_dataset,
-    is_file_dataset,
-    read_case_images,
-    read_case_label,
-)
+from medseg.imaging.dataset import Dataset, Layout, find_dataset, is_file_dataset, read_case, read_case_images
 from medseg.imaging.dicom.volumes import SubVolume
+from medseg.imaging.finding import Finding
 from medseg.imaging.formats import is_volume_file
 from medseg.imaging.grid import Grid
 from medseg.imaging.naming import CaseMap, MappedCase, shown_path
@@ -34,6 +29,8 @@ from medseg.imaging.studies import NO_VOLUME, told, told_series, volume_name
 from medseg.imaging.volume import LabelMap
 
 T = TypeVar("T")
+
+Examine = Callable[[Case, Dataset, tuple[Reading, ...], LabelMap, tuple[str, ...]], None]
 
 
 class Look(Record):
@@ -56,9 +53,12 @@ class Look(Record):
 
 
 class Inspection(Record):
-    """All that was found at a path: a dataset (`layout` is not empty) or scans; and what was left, with the reason."""
+    """All that was found at a path: a dataset (`layout` is not empty) or scans; and what was left, with the reason.
 
-    version: Literal[2] = 2
+    `findings` are those of the check of its labelled cases, if it was made (`checked`).
+    """
+
+    version: Literal[3] = 3
     name: str
     layout: Layout | Literal[""] = ""
     channels: tuple[str, ...] = ()
@@ -67,30 +67,44 @@ class Inspection(Record):
     ignore: int | None = None
     cases: tuple[Look, ...]
     left: tuple[Left, ...]
+    checked: bool = False
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def is_fine(self) -> bool:
+        """True if nothing keeps a case from being used and no finding is more than a note."""
+        bad = any(look.problems for look in self.cases) or any(left.broken for left in self.left)
+        return not bad and all(finding.how_bad == "note" for finding in self.findings)
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What was found, and the private map that says where each DICOM volume lies."""
+    """What was found, the private map that says where each DICOM volume lies, and which of the cases are labelled."""
 
     inspection: Inspection
     case_map: CaseMap
+    labelled: tuple[str, ...] = ()
 
 
 def inspect(
-    path: Path, key: str, options: ReadOptions | None = None, headers: bool = False
+    path: Path, key: str, options: ReadOptions | None = None, headers: bool = False, examine: Examine | None = None
 ) -> Iterator[Event | Inspected]:
     """Look at everything at `path`; `key` (hex) names DICOM volumes; `headers` alone are read where that is asked.
 
-    What is wrong with one case stands in its `problems` and stops no other. No path enters the inspection.
+    What is wrong with one case stands in its `problems` and stops no other. No path enters the inspection. `examine`
+    gets every labelled case that was read whole, and judges its voxels instead.
 
     Raises:
         InputError: there is nothing at `path`, or nothing that is understood.
     """
     options, secret = options or ReadOptions(), bytes.fromhex(key)
     if is_file_dataset(path):
-        for event in _dataset(find_dataset(path, secret, options), headers):
-            yield event if isinstance(event, Event) else Inspected(event, CaseMap(key=key, cases={}))
+        dataset = find_dataset(path, secret, options)
+        for event in _dataset(dataset, headers, examine):
+            if isinstance(event, Inspection):
+                yield Inspected(event, CaseMap(key=key, cases={}), tuple(case.name for case in dataset.cases))
+            else:
+                yield event
         return
     with TemporaryDirectory(prefix="medseg-") as scratch:
         sifted = sift(path, options=options, scratch=Path(scratch))
@@ -98,7 +112,10 @@ def inspect(
         labelled = _labelled(path, secret, options) if sifted.dicom.labels else None
         jobs: list[Callable[[], Look]] = []
         jobs += [partial(_look_at_files, name, paths, options, headers) for name, paths in sifted.files]
-        jobs += [partial(_look_at_volume, volume, secret, options, headers, labelled) for volume in volumes]
+        for volume in volumes:
+            name = volume_name(volume, secret)
+            reading = None if headers else _reader(volume, name, options, labelled, examine)
+            jobs.append(partial(_look_at_volume, volume, name, reading))
         if not jobs:
             said = "holds labels alone, no scan" if sifted.dicom.labels else "holds no scan and no data set"
             raise InputError(said, "" if sifted.dicom.labels else path, UNDERSTOOD)
@@ -117,7 +134,8 @@ def inspect(
     found = Inspection(name=name, labels=labels, cases=tuple(looks), left=tuple(left))
     where = {volume_name(v, secret): tuple(origin(p, sifted.archives) for p in v.paths) for v in volumes}
     mapped = {name: MappedCase(paths=paths, names=()) for name, paths in where.items()}
-    yield Inspected(found, CaseMap(key=key, cases=mapped))
+    cases = tuple(case.name for case in labelled.cases) if isinstance(labelled, Dataset) else ()
+    yield Inspected(found, CaseMap(key=key, cases=mapped), cases)
 
 
 def _labelled(path: Path, key: bytes, options: ReadOptions) -> Dataset | str:
@@ -128,11 +146,11 @@ def _labelled(path: Path, key: bytes, options: ReadOptions) -> Dataset | str:
         return f"{error.what}; {error.fix}" if error.fix else error.what
 
 
-def _dataset(dataset: Dataset, headers: bool) -> Iterator[Event | Inspection]:
+def _dataset(dataset: Dataset, headers: bool, examine: Examine | None) -> Iterator[Event | Inspection]:
     looks: list[Look] = []
     yield Stage("inspect", len(dataset.cases), f"{len(dataset.cases)} case(s)")
     for case in dataset.cases:
-        looks.append(_look_at_case(case, dataset, headers))
+        looks.append(_look_at_case(case, dataset, headers, examine))
         yield Advanced(len(looks), case.name)
     yield Inspection(
         name=dataset.name,
@@ -155,11 +173,20 @@ def _look_at_files(name: str, paths: tuple[Path, ...], options: ReadOptions, hea
     return look.told(shown_path(name), sources[0].format, shown_path(paths[0].name))
 
 
-def _look_at_volume(
-    volume: SubVolume, key: bytes, options: ReadOptions, headers: bool, labelled: Dataset | str | None
-) -> Look:
+def _reader(
+    volume: SubVolume, name: str, options: ReadOptions, labelled: Dataset | str | None, examine: Examine | None
+) -> Callable[[_Looking], None]:
+    """How the voxels of a DICOM volume are looked at: with its label, if it is a labelled case."""
+    cases = labelled.cases if isinstance(labelled, Dataset) else ()
+    case = next((case for case in cases if case.name == name), None)
+    if case is not None and isinstance(labelled, Dataset):
+        return lambda look: look.see_case(case, labelled, examine)
+    source = Source("dicom", volume.paths, dicom=volume)
+    return lambda look: look.see(look.attempt(lambda: read_channels([source], name, options)) or ())
+
+
+def _look_at_volume(volume: SubVolume, name: str, read: Callable[[_Looking], None] | None) -> Look:
     look = _Looking()
-    name = volume_name(volume, key)
     verdict = volume.verdict
     if not verdict.usable:
         said = f"[{', '.join(verdict.codes)}] {verdict.said}"
@@ -168,30 +195,18 @@ def _look_at_volume(
     else:
         look.notes += [words for words in (volume.differs, verdict.said) if words]
     look.grid = volume.grid
-    if verdict.usable and not headers:
-        source = Source("dicom", volume.paths, dicom=volume)
-        readings = look.attempt(lambda: read_channels([source], name, options)) or ()
-        look.see(readings)
-        if readings and isinstance(labelled, Dataset):
-            for case in (case for case in labelled.cases if case.name == name):
-                labels = look.attempt(lambda: read_case_label(case, labelled, readings[0].volume.grid))  # noqa: B023
-                if labels is not None:
-                    look.see_labels(labels)
+    if verdict.usable and read is not None:
+        read(look)
     told_as = look.told(name, "dicom", told_series(volume))
     return told_as.model_copy(update={"verdict": str(verdict), "shown": dict(volume.shown)})
 
 
-def _look_at_case(case: Case, dataset: Dataset, headers: bool) -> Look:
+def _look_at_case(case: Case, dataset: Dataset, headers: bool, examine: Examine | None) -> Look:
     look = _Looking()
     source = case.images[0]
     shown = told(source.dicom) if source.dicom is not None else source.paths[0].name
     if not headers:
-        readings = look.attempt(lambda: read_case_images(case, dataset)) or ()
-        look.see(readings)
-        if readings:
-            labels = look.attempt(lambda: read_case_label(case, dataset, readings[0].volume.grid))
-            if labels is not None:
-                look.see_labels(labels)
+        look.see_case(case, dataset, examine)
     return look.told(case.name, source.format, shown)
 
 
@@ -213,19 +228,30 @@ class _Looking:
             self.problems.append("is too large for the memory of this machine")
         return None
 
-    def see(self, readings: tuple[Reading, ...]) -> None:
+    def see_case(self, case: Case, dataset: Dataset, examine: Examine | None) -> None:
+        """A labelled case, read once; where that fails, its images again for their geometry."""
+        whole = self.attempt(lambda: read_case(case, dataset))
+        if whole is None:
+            with suppress(MedsegError, MemoryError):  # told already
+                self.see(read_case_images(case, dataset))
+            return
+        readings, labels, notes = whole
+        self.see(readings, judge=examine is None)
+        self.notes += [note for note in notes if note not in self.notes]
+        self.present = tuple(labels.names[value] for value in labels.present if value in labels.names)
+        if examine is not None:
+            self.attempt(lambda: examine(case, dataset, readings, labels, notes))
+        elif not self.present:
+            self.problems.append("its label is empty")
+
+    def see(self, readings: tuple[Reading, ...], judge: bool = True) -> None:
         for reading in readings:
             self.grid = self.grid or reading.volume.grid
             self.notes += [note for note in reading.notes if note not in self.notes]
-            if reading.volume.array.min() == reading.volume.array.max():
+            if judge and reading.volume.array.min() == reading.volume.array.max():
                 self.problems.append("all its voxels have the same value")
-        if self.grid and min(self.grid.shape) == 1:
+        if judge and self.grid and min(self.grid.shape) == 1:
             self.problems.append("is a single slice")
-
-    def see_labels(self, labels: LabelMap) -> None:
-        self.present = tuple(labels.names[value] for value in labels.present if value in labels.names)
-        if not self.present:
-            self.problems.append("its label is empty")
 
     def told(self, name: str, kind: Format, source: str) -> Look:
         grid = self.grid

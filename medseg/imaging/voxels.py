@@ -107,11 +107,13 @@ def finished(array: npt.NDArray[np.float32], grid: Grid, notes: tuple[str, ...],
 
 def _mend(array: npt.NDArray[np.float32], where: Where) -> int:
     """Put the smallest finite value where none is; returns for how many voxels."""
-    with np.errstate(invalid="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)):  # in float64 no sum of finite float32 overflows
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(array.sum()):  # one pass and no copy; finite values overflow a sum only where they are huge
             return 0
     wrong = ~np.isfinite(array)
     n = int(np.count_nonzero(wrong))
+    if n == 0:
+        return 0
     if n > NOT_FINITE_AT_MOST * array.size:
         share = f"{n} voxel(s) are not finite numbers, {100 * n / array.size:.2g} % of all"
         refuse("NOT_FINITE", share, where, "export it again, or replace them by the background value")
@@ -131,7 +133,7 @@ def as_labels(raw: npt.NDArray[Any], where: Where) -> tuple[npt.NDArray[np.unsig
     if len(wrong):
         what = f"is no label map: it holds {wrong[0]:.6g}, and labels are whole numbers from 0 to 65535"
         refuse("NOT_LABELS", what, where, "give the segmentation, not the scan or a probability map")
-    array: npt.NDArray[np.unsignedinteger[Any]] = raw.astype(np.uint8 if values[-1] <= 255 else np.uint16)
+    array: npt.NDArray[np.unsignedinteger[Any]] = raw.astype(np.uint8 if values[-1] <= 255 else np.uint16, copy=False)
     return array, tuple(int(value) for value in values if value > 0)
 
 

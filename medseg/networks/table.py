@@ -7,10 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from medseg.networks.resenc import residual_encoder_unet
 from medseg.networks.topology import NetworkSettings
-from medseg.networks.unet import UNet
+from medseg.networks.unet import plain_unet
 
-NETWORKS: dict[str, Callable[[NetworkSettings], nn.Module]] = {"unet": UNet}
+NETWORKS: dict[str, Callable[[NetworkSettings], nn.Module]] = {
+    "unet": plain_unet,
+    "resenc": residual_encoder_unet,
+}
 
 
 def build_network(settings: NetworkSettings, seed: int = 0) -> nn.Module:

@@ -11,10 +11,11 @@ from medseg.files import Record
 class NetworkSettings(Record):
     """A U-Net's shape. Lists run from full resolution down; 2D networks give two numbers a stage, 3D ones three.
 
-    `strides[0]` is 1 along every axis; `convs_encoder` has an entry a stage, `convs_decoder` one a stage but the last.
+    `strides[0]` is 1 along every axis; `convs_encoder` has an entry a stage (of `resenc`: residual blocks, each of two
+    convolutions), `convs_decoder` one a stage but the last.
     """
 
-    kind: Literal["unet"]
+    kind: Literal["unet", "resenc"]
     dims: Literal[2, 3]
     in_channels: int
     classes: int  # background included
@@ -41,8 +42,14 @@ def forward_macs(network: NetworkSettings, patch: tuple[int, ...]) -> float:
     f, k = network.features, [math.prod(kernel) for kernel in network.kernels]
     total = 0.0
     for s, voxels in enumerate(shapes):
-        first = network.in_channels if s == 0 else f[s - 1]
-        total += voxels * k[s] * f[s] * (first + (network.convs_encoder[s] - 1) * f[s])
+        before, n = network.in_channels if s == 0 else f[s - 1], network.convs_encoder[s]
+        if network.kind == "resenc":
+            if s == 0:
+                total += voxels * k[0] * f[0] * before  # the stem
+                before = f[0]
+            n *= 2
+            total += voxels * f[s] * before if before != f[s] else 0.0  # the skip that changes features
+        total += voxels * k[s] * f[s] * (before + (n - 1) * f[s])
     for s, voxels in enumerate(shapes[:-1]):
         total += voxels * f[s] * f[s + 1]  # transposed convolution, kernel = stride
         total += voxels * k[s] * f[s] * (2 * f[s] + (network.convs_decoder[s] - 1) * f[s])

@@ -1,11 +1,11 @@
-"""The plain U-Net in nnU-Net's topology, 2D and 3D (Ronneberger 2015, Isensee 2021).
+"""U-Nets in nnU-Net's topology, 2D and 3D, and the plain one (Ronneberger 2015, Isensee 2021).
 
 B batch, C channel, L class. Convolutions before a norm have no bias: the norm takes it out again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -41,33 +41,39 @@ class InstanceNorm(nn.Module):
         return each[0] if len(each) == 1 else torch.cat(each)
 
 
-def _convs(dims: int, n: int, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> nn.Module:
-    conv = _CONV[dims]
+def convolved(
+    dims: int, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...] | int = 1
+) -> tuple[nn.Module, InstanceNorm]:
+    """A convolution that keeps the size where the stride is 1, and its norm."""
     padding = tuple(k // 2 for k in kernel)
-    layers: list[nn.Module] = []
-    for index in range(n):
-        first = index == 0
-        layers += [
-            conv(inputs if first else outputs, outputs, kernel, stride if first else 1, padding, bias=False),
-            InstanceNorm(outputs),
-            nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
-        ]
+    return _CONV[dims](inputs, outputs, kernel, stride, padding, bias=False), InstanceNorm(outputs)
+
+
+def activation() -> nn.Module:
+    """The non-linearity that every network here has."""
+    return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
+
+
+def convs(dims: int, n: int, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> nn.Module:
+    """`n` convolutions, each with its norm and activation; the first has the stride."""
+    layers: list[nn.Module] = [*convolved(dims, inputs, outputs, kernel, stride), activation()]
+    for _ in range(n - 1):
+        layers += [*convolved(dims, outputs, outputs, kernel), activation()]
     return nn.Sequential(*layers)
 
 
 class UNet(nn.Module):
     """(B, C, X, Y[, Z]) to logits (B, L, X, Y[, Z]); the patch must be divisible by the product of the strides.
 
-    In training with deep supervision a list of logits, full resolution first, one a decoder stage.
+    In training with deep supervision a list of logits, full resolution first, one a decoder stage. `encoder` holds a
+    module for every stage, which puts out that stage's features at its resolution.
     """
 
-    def __init__(self, settings: NetworkSettings) -> None:
+    def __init__(self, settings: NetworkSettings, encoder: Iterable[nn.Module]) -> None:
         super().__init__()
         self.deep_supervision = settings.deep_supervision
         f, dims = settings.features, settings.dims
-        inputs = (settings.in_channels, *f[:-1])
-        stages = list(zip(settings.convs_encoder, inputs, f, settings.kernels, settings.strides, strict=True))
-        self.encoder = nn.ModuleList(_convs(dims, *stage) for stage in stages)
+        self.encoder = nn.ModuleList(encoder)
         levels = range(len(f) - 1)
         self.up = nn.ModuleList(
             _TRANSPOSED[dims](f[s + 1], f[s], settings.strides[s + 1], settings.strides[s + 1], bias=False)
@@ -75,7 +81,7 @@ class UNet(nn.Module):
         )
         one = (1,) * dims
         self.decoder = nn.ModuleList(
-            _convs(dims, settings.convs_decoder[s], 2 * f[s], f[s], settings.kernels[s], one) for s in levels
+            convs(dims, settings.convs_decoder[s], 2 * f[s], f[s], settings.kernels[s], one) for s in levels
         )
         # as in nnU-Net the lowest decoder stage is not supervised: its map is too coarse to teach
         heads = range(max(1, len(f) - 2)) if settings.deep_supervision else range(1)
@@ -96,6 +102,13 @@ class UNet(nn.Module):
         if not self.decoder:  # a patch too small to halve
             logits = [self.heads[0](x)]
         return logits if self.training and self.deep_supervision else logits[0]
+
+
+def plain_unet(settings: NetworkSettings) -> UNet:
+    """The U-Net whose encoder is plain convolutions, the first of each stage with the stride."""
+    inputs = (settings.in_channels, *settings.features[:-1])
+    stages = zip(settings.convs_encoder, inputs, settings.features, settings.kernels, settings.strides, strict=True)
+    return UNet(settings, [convs(settings.dims, *stage) for stage in stages])
 
 
 def _initialise(module: nn.Module) -> None:

@@ -24,7 +24,7 @@ from medseg.pipeline.expect import Expectation, Outcome, check_expectations
 
 
 class PlanStep(Record):
-    """`medseg plan`: `data` below the recipe's data folder, `run` below its output folder."""
+    """`medseg plan`: `data` and `splits` below the recipe's data folder, `run` below its output folder."""
 
     data: str = "."
     run: str = "run"
@@ -33,6 +33,7 @@ class PlanStep(Record):
     allow_gaps: bool = False
     prefer: str = ""
     labels: tuple[str, ...] = ()
+    splits: str | None = None
 
 
 class TrainStep(Record):
@@ -85,6 +86,7 @@ class Recipe(Record):
     budget: str | None = None
     spacing: str = "isotropic"
     dims: str = "auto"
+    network: str = "unet"
     memory: float | None = None
     device: str = "auto"
     seed: int = 0
@@ -193,7 +195,8 @@ def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iter
         p = step.plan
         asked = (recipe.spacing, recipe.dims, recipe.memory, recipe.budget, recipe.seed, recipe.device, p.series)
         read = steps.read_options(p.allow_gaps, p.suv, p.prefer)
-        return f"plan {p.data} -o {p.run}", steps.plan(where, run, *asked, read, p.labels)
+        folds = data / p.splits if p.splits else None
+        return f"plan {p.data} -o {p.run}", steps.plan(where, run, *asked, read, p.labels, recipe.network, folds)
     if step.train:
         fold = None if step.train.fold is None else str(step.train.fold)
         words = f"train {step.train.run}" + (f" --fold {fold}" if fold else "")

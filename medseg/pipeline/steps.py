@@ -8,19 +8,26 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.errors import InputError
 from medseg.evaluation.folders import Evaluation, evaluate_folders
-from medseg.events import Event
+from medseg.events import Event, Note
+from medseg.files import read_record
+from medseg.imaging.dataset import Case, Dataset
 from medseg.imaging.inspect import Inspected
 from medseg.imaging.inspect import inspect as look
-from medseg.imaging.source import ReadOptions
+from medseg.imaging.source import Reading, ReadOptions
 from medseg.imaging.structures import alike
+from medseg.imaging.volume import LabelMap
+from medseg.pipeline.machine import kind_of, machine, may_have_gpu, resampler
+from medseg.planning.check import check_cases, failure
 from medseg.planning.dataset import Planned, plan_dataset
-from medseg.planning.plan import Budget, Request, budget_from
+from medseg.planning.decide import family_named
+from medseg.planning.fingerprint import CaseFingerprint, fingerprint_of
+from medseg.planning.plan import Budget, Plan, Request, budget_from
 
 if TYPE_CHECKING:
     from medseg.imaging.convert import Converted
@@ -40,29 +47,47 @@ def plan(
     series: Sequence[str] = (),
     options: ReadOptions | None = None,
     labels: Sequence[str] = (),
+    network: str = "unet",
+    splits: Path | None = None,
 ) -> Iterator[Event | Planned]:
-    """Look at the labelled scans in `data`, decide, and prepare them in `run`; `labels` names the structures wanted."""
-    from medseg.compute import choose_device, device_kind
-    from medseg.training.measure import measure_step
+    """Look at the labelled scans in `data`, decide, and prepare them in `run`.
 
-    if dims not in ("auto", "2d", "3d"):
-        raise InputError(f"--dims {dims} is no choice", fix="give auto, 2d or 3d")
+    labels: names of the structures wanted. network: a family of networks. splits: a file of folds as nnU-Net's.
+    """
+    if dims == "cascade":
+        what = "--dims cascade: the second stage of a cascade cannot be trained yet"
+        raise InputError(what, fix="give 3d or lowres; the plan describes the cascade where there is one")
+    if dims not in ("auto", "2d", "3d", "lowres"):
+        raise InputError(f"--dims {dims} is no choice", fix="give auto, 2d, 3d or lowres")
     if memory_gb is not None and not 1 <= memory_gb <= 1000:
         raise InputError(f"--memory {memory_gb:g} GB cannot be planned for", fix="give 1 to 1000")
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed {seed} cannot be used", fix="give 0 to 4294967295")
+    kind = kind_of(device, memory_gb)
     request = Request(
         spacing=spacing,
         dims=dims,
+        network=family_named(network).name,
         memory_gb=memory_gb,
         budget=budget_from(budget) if budget is not None else Budget(),
-        device=device_kind(device),
+        device=kind,
         seed=seed,
         series=tuple(series),
         options=options or ReadOptions(),
         labels=tuple(labels),
     )
-    yield from plan_dataset(data, run, request, partial(measure_step, device=choose_device(device)))
+    if kind == "cuda" and not may_have_gpu():
+        yield Note("there is no GPU here: the plan is for one of another machine")
+    yield from plan_dataset(data, run, request, machine(kind), splits, resampler(kind))
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan to compare with: a `plan.json`, or the run that holds it.
+
+    Raises:
+        InputError: there is none, or it is of another version.
+    """
+    return read_record(path / "plan.json" if path.is_dir() else path, Plan)
 
 
 def train(
@@ -163,5 +188,26 @@ def _names(text: str) -> dict[int, str]:
 
 
 def inspect(path: Path, options: ReadOptions | None = None, headers: bool = False) -> Iterator[Event | Inspected]:
-    """Look at everything at `path`: cases or scans, their geometry, and what is wrong with them."""
-    yield from look(path, secrets.token_hex(16), options, headers)
+    """Look at everything at `path`: cases or scans, their geometry, and what is wrong with them.
+
+    The labelled cases of a data set are checked, unless `headers` alone are read.
+    """
+    looked: list[CaseFingerprint] = []
+
+    def examine(
+        case: Case, dataset: Dataset, readings: tuple[Reading, ...], labels: LabelMap, notes: tuple[str, ...]
+    ) -> None:
+        looked.append(fingerprint_of(case, dataset, readings, labels, notes))
+
+    for event in look(path, secrets.token_hex(16), options, headers, examine):
+        yield _checked(event, looked) if isinstance(event, Inspected) and event.labelled and not headers else event
+
+
+def _checked(inspected: Inspected, looked: Sequence[CaseFingerprint]) -> Inspected:
+    """The same with all findings: of cases that could not be read, and of the others beside each other."""
+    found, seen = inspected.inspection, {case.case for case in looked}
+    unread = [one for one in found.cases if one.name in inspected.labelled and one.name not in seen]
+    failures = [failure(one.name, problem) for one in unread for problem in one.problems]
+    failures += [failure(left.where, left.reason) for left in found.left if left.broken]
+    findings = (*failures, *check_cases(looked, found.labels))
+    return replace(inspected, inspection=found.model_copy(update={"checked": True, "findings": findings}))

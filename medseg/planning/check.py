@@ -1,37 +1,148 @@
-"""What is odd about a case beside the others: found before any long work."""
+"""The check of a data set before any long work: what is wrong or odd with each case, how bad, and what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
+from medseg.imaging.finding import Code, Finding, HowBad
+from medseg.planning.duplicates import duplicates
 from medseg.planning.fingerprint import CaseFingerprint
+from medseg.planning.hounsfield import not_hounsfield
+from medseg.planning.laterality import swapped_sides
+from medseg.planning.outliers import by_value, size_outliers, spacing_outliers, stray_voxels
+
+__all__ = ["Finding", "check_cases", "failure", "told"]
+
+MANY_EMPTY = 0.2  # with more empty label maps than this share, scans without structures are meant
+FEW_LACK = 10  # a structure that all cases but one hold is missed in that one, if they are as many
+MOST_PATIENTS = 5  # with several cases that are listed one by one
+ORDER: tuple[HowBad, ...] = ("unusable", "suspect", "note")
+
+# What an error on reading says -> its code, and what to do where the error does not say it.
+ERRORS: tuple[tuple[str, Code, str], ...] = (
+    (r"\[(TRUNCATED|DAMAGED)\]", "truncated", "copy or export it again"),
+    (r"\bshapes?\b", "shape", "export label and image from the same scan again"),
+    (
+        r"mm away|\[(OFF_GRID|NO_OVERLAP|FRAME_OF_REFERENCE)\]",
+        "affine",
+        "export label and image from the same scan again",
+    ),
+    (r"which the dataset does not( name)?", "value", "name it in the dataset's labels, or mend the label"),
+    (r"\bmissing\b|\[NOT_FOUND\]|there is no (label|image)", "missing", "put the file there, or leave the case out"),
+    (r"voxels have the same value", "constant", "export it again"),
+    (r"single slice", "slice", "leave it out, or plan slices and volumes apart"),
+    (r"label is empty", "empty", "label it, or leave it out"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was found in a case; `bad` if it cannot be used."""
+def check_cases(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> list[Finding]:
+    """All findings, the worst first; `names` are those of the structures by value. No case is looked at again."""
+    found = [*_slices(cases), *_constant(cases), *_empty(cases, names)]
+    gone = {finding.case for finding in found if finding.how_bad == "unusable"}
+    used = [case for case in cases if case.case not in gone]
+    if used:
+        found += spacing_outliers(used)
+        misread = {finding.case for finding in found if finding.code == "spacing"}
+        found += size_outliers([case for case in used if case.case not in misread], names)
+        found += stray_voxels(used, names)
+        found += not_hounsfield(used)
+        found += swapped_sides(used, names)
+        found += duplicates(used)
+        found += _patients(used)
+    return sorted(found, key=lambda finding: (ORDER.index(finding.how_bad), finding.case))
 
-    case: str
-    what: str
-    bad: bool
+
+def failure(case: str, said: str) -> Finding:
+    """The finding for a case that could not be read: `said` is what went wrong, `; ` and what to do about it."""
+    what, _, todo = said.rpartition("; ") if "; " in said else (said, "", "")
+    for pattern, code, default in ERRORS:
+        if re.search(pattern, said):
+            return Finding(case=case, code=code, what=what, how_bad="unusable", todo=todo or default)
+    return Finding(case=case, code="unreadable", what=what, how_bad="unusable", todo=todo or "export it again")
 
 
-def odd_cases(cases: Sequence[CaseFingerprint]) -> list[Finding]:
-    """Single slices among volumes (or the reverse), which are bad, and empty label maps, which may be meant."""
-    findings: list[Finding] = []
-    if not cases:
-        return findings
-    flat = [min(c.shape) == 1 for c in cases]
-    mostly_flat = float(np.mean(flat)) > 0.5
+def told(finding: Finding) -> str:
+    """A finding in one line, without how bad it is."""
+    return f"{finding.case or 'data set'}: {finding.what}; {finding.todo}"
+
+
+def _slices(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
+    """Single slices among volumes, or the reverse."""
+    flat = [min(case.shape) == 1 for case in cases]
+    mostly_flat = sum(flat) > len(cases) / 2
+    what, others = ("a volume", "single slices") if mostly_flat else ("a single slice", "volumes")
     for case, is_flat in zip(cases, flat, strict=True):
         if is_flat != mostly_flat:
-            what, others = ("a single slice", "volumes") if is_flat else ("a volume", "single slices")
-            size = " x ".join(map(str, case.shape))
-            findings.append(Finding(case.case, f"is {what} ({size}) while the others are {others}", bad=True))
-        elif not case.structures:
-            what = "its label map is empty; it is used as a scan without structures, remove it if labels are missing"
-            findings.append(Finding(case.case, what, bad=False))
-    return findings
+            yield Finding(
+                case=case.case,
+                code="slice",
+                what=f"is {what} ({' x '.join(map(str, case.shape))}) while the others are {others}",
+                how_bad="unusable",
+                todo="plan slices and volumes apart",
+            )
+
+
+def _constant(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
+    for case in cases:
+        same = [k for k, whole in enumerate(case.whole) if whole.low == whole.high]
+        if same:
+            every = len(same) == len(case.whole)
+            listed = ", ".join(case.modalities[k] if case.modalities else str(k) for k in same)
+            yield Finding(
+                case=case.case,
+                code="constant",
+                what=f"all voxels have the same value{'' if every else f' in channel {listed}'}",
+                how_bad="unusable" if every else "suspect",
+                todo="export it again, or leave it out",
+            )
+
+
+def _empty(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> Iterator[Finding]:
+    """Empty label maps, and structures that all cases but one hold."""
+    empty = [case for case in cases if not case.structures]
+    meant = len(cases) >= FEW_LACK and len(empty) > MANY_EMPTY * len(cases)
+    for case in empty:
+        yield Finding(
+            case=case.case,
+            code="empty",
+            what=f"its label map is empty, as are {len(empty)} of {len(cases)}" if meant else "its label map is empty",
+            how_bad="note" if meant else "suspect",
+            todo="it is used as a scan without structures; leave it out if labels are missing",
+        )
+    if len(cases) <= FEW_LACK:
+        return
+    holding = by_value(cases)
+    lacks: dict[str, list[str]] = {}
+    for value, name in names.items():
+        if len(holding.get(value, ())) == len(cases) - 1:
+            having = {case.case for case, _ in holding[value]}
+            (lacking,) = (case for case in cases if case.case not in having)
+            if lacking.structures:
+                lacks.setdefault(lacking.case, []).append(name)
+    for name_of_case, structures in lacks.items():
+        yield Finding(
+            case=name_of_case,
+            code="empty",
+            what=f"lacks {', '.join(structures)}, which all {len(cases) - 1} others have",
+            how_bad="note",
+            todo="label it if it is there",
+        )
+
+
+def _patients(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
+    """Patients with several cases."""
+    of_patient: dict[str, list[str]] = {}
+    for case in cases:
+        of_patient.setdefault(case.patient or case.case, []).append(case.case)
+    several = [sorted(group) for group in of_patient.values() if len(group) > 1]
+    todo = "nothing: all cases of a patient are in the same part of every fold"
+    if len(several) > MOST_PATIENTS:
+        most = max(map(len, several))
+        what = f"{len(several)} of {len(of_patient)} patients have several cases, up to {most}"
+        yield Finding(case="", code="patient", what=what, how_bad="note", todo=todo)
+        return
+    for first, *others in several:
+        listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        what = f"is of the same patient as {listed}"
+        yield Finding(case=first, code="patient", what=what, how_bad="note", todo=todo)

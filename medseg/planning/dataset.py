@@ -1,4 +1,4 @@
-"""Front door of planning: look at every case, decide, say why, prepare the cache.
+"""Front door of planning: look at every case, check, decide, say why, prepare the cache.
 
 RUN/plan.json  fingerprint.json  splits.json  cache/fingerprint/<case>.json  cache/<configuration>/<case>.*
     case_map.json    mode 0600: the key of the names of DICOM cases, and where these came from
@@ -7,7 +7,7 @@ RUN/plan.json  fingerprint.json  splits.json  cache/fingerprint/<case>.json  cac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,46 +21,62 @@ from medseg.imaging.overlaps import CODE as OVERLAP
 from medseg.imaging.reading import shape_of
 from medseg.imaging.structures import IGNORE
 from medseg.parallel import Done, local_executor, over_cases
-from medseg.planning import rules
-from medseg.planning.check import odd_cases
-from medseg.planning.decide import Measure, decide
+from medseg.planning.check import check_cases, told
+from medseg.planning.cost import GB, Machine
+from medseg.planning.decide import decide, family_named
+from medseg.planning.explain import IN_WORDS, duration, size
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, FingerprintJob, fingerprint_case, merged
-from medseg.planning.plan import Fold, Plan, Request, Splits, Structure
-from medseg.preprocessing.cache import CacheJob, prepare_case, standing
-from medseg.preprocessing.prepare import resampled_shape
+from medseg.planning.plan import Plan, Request, Splits, Structure
+from medseg.planning.preparation import prepare_cases, set_aside
+from medseg.planning.spacing import check_spacing
+from medseg.planning.splits import GIVEN, GivenFolds, check_names, given_splits, read_folds, split
+from medseg.preprocessing.resample import ON_CPU, Resampler
 
-FOLDS = 5
 MOST_BAD = 0.5  # with more bad cases than this share something general is wrong: better to stop
-SECONDS_A_VOXEL = {"look": 6e-8, "prepare": 3e-7}  # one core, for choosing between a pool and none
+LOOK_SECONDS = {"case": 0.01, "byte": 6e-8}  # of image files, one core
 LOOK_BYTES_A_VOXEL = 16.0  # a channel: as read, as float32, stacked, and the label
-BYTES_A_VOXEL = 40.0  # peak of one channel's preparation, float32 image and its resampled copies
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The end of planning: the plan, its run folder, and the cases set aside with the reason."""
+    """The end of planning: the plan with what it rests on, its run folder, and the cases set aside with the reason."""
 
     run: Path
     plan: Plan
+    fingerprint: Fingerprint
+    splits: Splits
     prepared: int
     failed: dict[str, str]
 
 
-def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> Iterator[Event | Planned]:
+def plan_dataset(
+    data: Path,
+    run: Path,
+    request: Request,
+    machine: Machine,
+    folds: Path | None = None,
+    resampler: Resampler = ON_CPU,
+) -> Iterator[Event | Planned]:
     """Plan for the labelled scans in `data` and prepare them in `run`; what is done already is not done again.
+
+    machine: the one that will train. folds: a file of folds as nnU-Net's; else `splits_final.json` in `data`, or own
+    ones. resampler: a GPU's, for cases that are prepared one after another in this process.
 
     Raises:
         InputError: no data set there, most of its cases are bad, or an option cannot be used.
         RunError: `run` holds folds that were trained by another plan.
-        ResourceError: `run` cannot be written to.
+        ResourceError: `run` cannot be written to, or the machine has too little memory to train.
     """
-    rules.check_spacing(request.spacing)
+    check_spacing(request.spacing)
+    family_named(request.network)
     case_map = read_case_map(run)
     dataset = find_dataset(data, case_map.secret, request.options, request.series, request.labels)
     where = DICOM if dataset.layout == "dicom" else data
     if dataset.ignore is not None:
         what = "has an ignore label, which training does not support yet"
         raise InputError(what, where, "leave these cases out, or give its voxels a structure")
+    given = _given(dataset, folds)
+    request = request.model_copy(update={"splits": given.digest if given else ""})
     output_folder(run)
     _remember(run, case_map, dataset)
     failed = {left.where: left.reason for left in dataset.left if left.broken}
@@ -69,20 +85,31 @@ def plan_dataset(data: Path, run: Path, request: Request, measure: Measure) -> I
     fingerprint = merged(*(Fingerprint(cases=(c,)) for c in looked if c.case not in failed))
     _refuse_bad(fingerprint, failed, where)
 
-    before = read_record(run / "plan.json", Plan) if (run / "plan.json").is_file() else None
-    plan = _plan(dataset, before, fingerprint, request, measure)
-    if before not in (None, plan) and _is_trained(run):
+    before = yield from _standing_plan(run)
+    plan = _plan(dataset, before, fingerprint, request, machine)
+    if plan != before and _is_trained(run):
         raise RunError("holds folds that were trained by another plan", run, "plan into a new folder")
-    _write_cases(run, fingerprint, request.seed)
+    splits = yield from _write_cases(run, fingerprint, request.seed, given)
     write_record(run / "plan.json", plan)
-    yield Note(f"plan {'stands' if before == plan else 'written'}: {plan.chosen.upper()}, {run / 'plan.json'}")
+    yield Note(f"plan {'stands' if before == plan else 'written'}: {IN_WORDS[plan.chosen]}, {run / 'plan.json'}")
 
-    yield from _prepare(dataset, run, fingerprint, plan, failed)
+    yield from prepare_cases(dataset, run, fingerprint, plan, failed, resampler)
     prepared = Fingerprint(cases=tuple(c for c in fingerprint.cases if c.case not in failed))
     if prepared != fingerprint:
         _refuse_bad(prepared, failed, where)
-        _write_cases(run, prepared, request.seed)  # training must not wait for what is not there
-    yield Planned(run, plan, len(prepared.cases), failed)
+        splits = yield from _write_cases(run, prepared, request.seed, given)  # training must not wait for the others
+    yield Planned(run, plan, prepared, splits, len(prepared.cases), failed)
+
+
+def _given(dataset: Dataset, folds: Path | None) -> GivenFolds | None:
+    """The folds that the user gives, by name or beside the data."""
+    beside = dataset.root / GIVEN
+    path = folds or (beside if beside.is_file() else None)
+    if path is None:
+        return None
+    given = read_folds(path)
+    check_names(given, [*(case.name for case in dataset.cases), *(left.where for left in dataset.left)])
+    return given
 
 
 def _remember(run: Path, case_map: CaseMap, dataset: Dataset) -> None:
@@ -117,30 +144,31 @@ def _found(dataset: Dataset) -> Iterator[Event]:
 def _look(dataset: Dataset, run: Path, failed: dict[str, str], looked: list[CaseFingerprint]) -> Iterator[Event]:
     """Look at every case; into `looked` what was seen, and into `failed` those that cannot be used."""
     yield from _found(dataset)
-    told = replace(dataset, cases=(), left=())  # all that a worker needs: jobs stay small however many cases there are
-    jobs = [FingerprintJob(case, told, run / "cache" / "fingerprint") for case in dataset.cases]
-    yield Stage("look", len(jobs), f"reading {len(jobs)} cases")
-    executor, in_flight = local_executor(
-        len(jobs), _bytes(dataset.cases) * 3 * SECONDS_A_VOXEL["look"], LOOK_BYTES_A_VOXEL * _largest(dataset.cases)
-    )
+    bare = replace(dataset, cases=(), left=())  # all that a worker needs: jobs stay small however many cases there are
+    jobs = [FingerprintJob(case, bare, run / "cache" / "fingerprint") for case in dataset.cases]
+    bytes_ = _bytes(dataset.cases)
+    seconds = len(jobs) * LOOK_SECONDS["case"] + bytes_ * LOOK_SECONDS["byte"]
+    expect = f"reading {len(jobs)} cases, {size(bytes_ / GB)}, about {duration(max(seconds, 1))} on one core"
+    yield Stage("look", len(jobs), expect)
+    executor, in_flight = local_executor(len(jobs), seconds, LOOK_BYTES_A_VOXEL * _largest(dataset.cases))
     for n, result in enumerate(over_cases(fingerprint_case, jobs, executor, in_flight), 1):
         if isinstance(result, Done):
             looked.append(result.record)
         else:
             failed[result.case.case.name] = result.reason
-            yield _set_aside(result.case.case.name, result.reason)
+            yield set_aside(result.case.case.name, result.reason)
         yield Advanced(n, result.case.case.name)
     for case in sorted(looked, key=lambda c: c.case):
         for note in case.notes:
             yield Note(f"{case.case}: {note}", warning=note.startswith(OVERLAP))
-    for finding in odd_cases(looked):
-        yield Note(f"{'set aside' if finding.bad else 'look at'}: {finding.case}: {finding.what}", warning=True)
-        if finding.bad:
+    for finding in check_cases(looked, dataset.labels):
+        if finding.how_bad == "unusable":
             failed[finding.case] = finding.what
-
-
-def _set_aside(case: str, reason: str) -> Note:
-    return Note(f"set aside: {reason if case in reason else f'{case}: {reason}'}", warning=True)
+            yield Note(f"set aside: {told(finding)}", warning=True)
+        elif finding.how_bad == "suspect":
+            yield Note(f"look at: {told(finding)}", warning=True)
+        else:
+            yield Note(told(finding))
 
 
 def _refuse_bad(fingerprint: Fingerprint, failed: dict[str, str], data: Path | str) -> None:
@@ -152,14 +180,26 @@ def _refuse_bad(fingerprint: Fingerprint, failed: dict[str, str], data: Path | s
         raise InputError("every label map is empty", data, "check that the labels are those of these scans")
 
 
-def _plan(dataset: Dataset, stands: Plan | None, fingerprint: Fingerprint, request: Request, measure: Measure) -> Plan:
+def _standing_plan(run: Path) -> Generator[Event, None, Plan | None]:
+    """The plan that is there; one that cannot be read, such as another medseg's, is made anew."""
+    path = run / "plan.json"
+    if not path.is_file():
+        return None
+    try:
+        return read_record(path, Plan)
+    except InputError as error:
+        yield Note(f"the plan that is there is made anew: {error.what}")
+        return None
+
+
+def _plan(dataset: Dataset, stands: Plan | None, fingerprint: Fingerprint, request: Request, machine: Machine) -> Plan:
     """The plan that stands if it answers the same question, else a new one: times measured anew would differ."""
     structures = tuple(Structure(value=value, name=name) for value, name in sorted(dataset.labels.items()))
     if stands is not None:
         asked = (stands.request, stands.fingerprint, stands.channels, stands.structures, stands.medseg)
         if asked == (request, fingerprint.digest, dataset.channels, structures, version("medseg")):
             return stands
-    decided = decide(fingerprint, structures, dataset.channels, request, measure)
+    decided = decide(fingerprint, structures, dataset.channels, request, machine)
     return Plan(
         medseg=version("medseg"),
         dataset=dataset.name,
@@ -172,6 +212,7 @@ def _plan(dataset: Dataset, stands: Plan | None, fingerprint: Fingerprint, reque
         configurations=decided.configurations,
         chosen=decided.chosen,
         reasons=decided.reasons,
+        alternatives=decided.alternatives,
     )
 
 
@@ -179,60 +220,36 @@ def _is_trained(run: Path) -> bool:
     return any((run / "folds").glob("*/*.safetensors"))
 
 
-def _write_cases(run: Path, fingerprint: Fingerprint, seed: int) -> None:
-    """Fingerprint and folds; folds of the same cases stay, since `medseg train --folds` may have cut them otherwise."""
+def _write_cases(
+    run: Path, fingerprint: Fingerprint, seed: int, given: GivenFolds | None
+) -> Generator[Event, None, Splits]:
+    """Fingerprint and folds; own folds of the same cases stay, since `medseg train --folds` may have cut them so."""
     write_record(run / "fingerprint.json", fingerprint)
-    path = run / "splits.json"
-    if path.is_file():
-        stand = read_record(path, Splits)
-        named = {name for fold in stand.folds for name in (*fold.train, *fold.validation)}
-        if _is_trained(run) or (stand.seed == seed and named == {c.case for c in fingerprint.cases}):
-            return
-    write_record(path, splits(fingerprint, seed))
+    stands = _standing_splits(run / "splits.json")
+    if stands is not None and _is_trained(run):
+        return stands
+    if given is not None:
+        splits, warnings = given_splits(given, fingerprint, seed)
+        yield Note(f"folds: the {len(splits.folds)} of {given.path.name}")
+        for warning in warnings:
+            yield Note(warning, warning=True)
+    else:
+        splits = split(fingerprint, seed)
+        if stands is not None and not stands.given and (stands.seed, _named(stands)) == (seed, _named(splits)):
+            return stands
+    write_record(run / "splits.json", splits)
+    return splits
 
 
-def splits(fingerprint: Fingerprint, seed: int, folds: int = FOLDS) -> Splits:
-    """The folds of the cross-validation; all cases of a patient are in the same part."""
-    cases: dict[str, list[str]] = {}
-    for case in fingerprint.cases:
-        cases.setdefault(case.patient or case.case, []).append(case.case)
-
-    def of(patients: Sequence[str]) -> tuple[str, ...]:
-        return tuple(sorted(name for patient in patients for name in cases[patient]))
-
-    parts = rules.split_folds(list(cases), folds, seed)
-    return Splits(seed=seed, folds=tuple(Fold(train=of(train), validation=of(rest)) for train, rest in parts))
+def _standing_splits(path: Path) -> Splits | None:
+    try:
+        return read_record(path, Splits) if path.is_file() else None
+    except InputError:  # cut, or another medseg's: without trained folds nothing rests on it
+        return None
 
 
-def _prepare(
-    dataset: Dataset, run: Path, fingerprint: Fingerprint, plan: Plan, failed: dict[str, str]
-) -> Iterator[Event]:
-    configuration = plan.configuration
-    folder = run / "cache" / configuration.name
-    kept = {c.case: c for c in fingerprint.cases}
-    told = replace(dataset, cases=(), left=())
-    jobs = [CacheJob(c, told, configuration.preprocessing, folder) for c in dataset.cases if c.name in kept]
-    jobs.sort(key=lambda job: -math.prod(kept[job.case.name].shape))
-    target = configuration.preprocessing.spacing_mm
-    voxels = {
-        name: max(math.prod(c.shape), math.prod(resampled_shape(c.cropped, c.spacing_mm, target)))
-        for name, c in kept.items()
-    }
-    standing_now = sum(standing(folder, job.case.name) is not None for job in jobs)
-    todo = sum(voxels.values()) * (1 - standing_now / max(len(jobs), 1))
-    seconds = todo * SECONDS_A_VOXEL["prepare"]
-    gb = sum(voxels.values()) * (4 * len(plan.channels) + 1) / 1e9
-    yield Stage("prepare", len(jobs), f"about {max(seconds, 1):.0f} s on one core, {gb:.2g} GB on disk")
-    executor, in_flight = local_executor(
-        len(jobs), seconds, BYTES_A_VOXEL * len(plan.channels) * max(voxels.values(), default=0)
-    )
-    if standing_now:
-        yield Note(f"{standing_now} of {len(jobs)} already prepared; unchanged ones are kept")
-    for done, result in enumerate(over_cases(prepare_case, jobs, executor, in_flight), 1):
-        if not isinstance(result, Done):
-            failed[result.case.case.name] = result.reason
-            yield _set_aside(result.case.case.name, result.reason)
-        yield Advanced(done, result.case.case.name)
+def _named(splits: Splits) -> set[str]:
+    return {name for fold in splits.folds for name in (*fold.train, *fold.validation)}
 
 
 def _largest(cases: Sequence[Case]) -> float:

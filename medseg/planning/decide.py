@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from medseg.errors import InputError
-from medseg.networks.topology import NetworkSettings, forward_macs
-from medseg.planning import rules
+from medseg.planning import explain
+from medseg.planning.alternatives import alternatives
+from medseg.planning.architecture import cascaded
+from medseg.planning.configure import Found, Maker, View
+from medseg.planning.cost import Machine
+from medseg.planning.families import FAMILIES, Family
 from medseg.planning.fingerprint import Fingerprint
-from medseg.planning.plan import Budget, Configuration, Reason, Request, Schedule, Structure, Window
-from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
-
-Name = Literal["2d", "3d"]
-Measure = Callable[[NetworkSettings, tuple[int, ...], int], float]  # (network, patch, batch) -> seconds a step
+from medseg.planning.fitting import Fitter, ForCpu, ForGpu, ForMemory, Question
+from medseg.planning.intensities import normalisation
+from medseg.planning.mirroring import mirror_axes
+from medseg.planning.plan import Alternative, Budget, Configuration, Name, Reason, Request, Structure
+from medseg.planning.spacing import coarsest_axis
+from medseg.planning.volumes import Volumes, volumes
+from medseg.preprocessing.crop import crop_for
+from medseg.preprocessing.settings import PreprocessingSettings
 
 DEFAULT_BUDGET_S = {"cpu": 3600.0, "cuda": 8 * 3600.0}
-DEFAULT_MEMORY_GB = 8.0
-MOST_STRUCTURES = 255  # classes are kept as bytes
+MOST_STRUCTURES = 65_535  # classes are kept in two bytes
 FEWEST_SLICES = 8  # a 3D network cannot halve fewer
-
-# A CPU does a hundredth of a GPU's steps in the same time: there, many small steps win. On the hippocampus set
-# nnU-Net's own plan (batch 7, 300 steps) reached Dice 0.44, batch 2 with 1200 steps 0.84; on the sample data a budget
-# of 200 CPU-seconds found no lesion with patches of 56x48x40 and found it (Dice 0.77) with patches of 32x32x32.
-CPU_BATCH = 2
-CPU_CHOICES = (  # (features, patch side in 3D, steps that the budget must hold); the first that fits is taken
-    (32, 64, 3000),
-    (16, 64, 600),
-    (16, 48, 600),
-    (16, 40, 600),
-    (16, 32, 600),
-    (8, 32, 0),
-)
-SIDE_2D = 4  # a 2D patch is this many times as long: it costs less than a 3D one even so
-CPU_TRAINING_SHARE = 0.9  # of the budget; the rest is start and final validation
+SMALLEST_VOXELS = 100  # a structure of fewer is lost in the width of its own border
 
 
 @dataclass(frozen=True)
 class Decided:
-    """All configurations by name, the one chosen, and the reasons that concern them all."""
+    """All configurations by name, the one chosen, the reasons that concern them all, and what was not chosen."""
 
-    configurations: dict[str, Configuration]
+    configurations: dict[Name, Configuration]
     chosen: Name
     budget: Budget
     reasons: tuple[Reason, ...]
+    alternatives: tuple[Alternative, ...]
 
 
 def decide(
@@ -53,147 +47,132 @@ def decide(
     structures: Sequence[Structure],
     channels: Sequence[str],
     request: Request,
-    measure: Measure,
+    machine: Machine,
 ) -> Decided:
-    """Configurations for a data set; `measure` tells how long a step takes on the device that will train.
+    """Configurations for a data set; `machine` is the one that will train.
 
     Raises:
         InputError: an option cannot be used, or the data set holds nothing to learn.
+        ResourceError: the machine has too little memory for any training step.
     """
     if len(structures) > MOST_STRUCTURES:
         fix = f"plan for at most {MOST_STRUCTURES} of them"
         raise InputError(f"there are {len(structures)} structures, too many for one network", fix=fix)
-    budget, budget_reason = _budget(request)
-    common = [rules.normalisation(fingerprint, k, name) for k, name in enumerate(channels)]
-    mirror, mirror_reason = rules.mirror_axes(fingerprint, structures)
-    made: dict[str, Configuration] = {}
-    channels_how = tuple(how for how, _ in common)
-    maker = _Maker(fingerprint, structures, request, budget, measure)
-    names: tuple[Name, Name] = ("3d", "2d")
-    for name in names:
-        made[name] = maker.make(name, channels_how, mirror)
-    chosen, dims_reason = _choose(made, request)
-    reasons = (dims_reason, *(reason for _, reason in common), mirror_reason, budget_reason)
-    return Decided(made, chosen, budget, reasons)
+    asked = request.budget.seconds is not None or request.budget.steps is not None
+    budget = request.budget if asked else Budget(seconds=DEFAULT_BUDGET_S[request.device])
+    sizes = volumes(fingerprint, structures)
+    intensities = [normalisation(fingerprint, k, name) for k, name in enumerate(channels)]
+    mirror, mirroring = mirror_axes(fingerprint, structures)
+    crop = crop_for(channels)
 
-
-def _budget(request: Request) -> tuple[Budget, Reason]:
-    if request.budget.seconds or request.budget.steps:
-        asked = request.budget
-        choice = f"{asked.steps} steps" if asked.steps else f"{(asked.seconds or 0) / 60:g} min"
-        return asked, Reason(topic="budget", choice=choice, why="as asked")
-    seconds = DEFAULT_BUDGET_S[request.device]
-    why = f"the default on a {'GPU' if request.device == 'cuda' else 'CPU'}; --budget sets another"
-    return Budget(seconds=seconds), Reason(topic="budget", choice=f"{seconds / 60:g} min", why=why)
-
-
-def _choose(made: dict[str, Configuration], request: Request) -> tuple[Name, Reason]:
-    shape = made["3d"].median_shape
-    if request.dims == "auto":
-        chosen: Name = "3d" if min(shape) >= FEWEST_SLICES else "2d"
-        why = f"the median scan has {' x '.join(map(str, shape))} voxels at the target spacing, "
-        why += "enough along every axis for 3D" if chosen == "3d" else f"fewer than {FEWEST_SLICES} along an axis"
-    else:
-        chosen, why = request.dims, "as asked"
-    return chosen, Reason(topic="dimensions", choice=chosen.upper(), why=why)
-
-
-@dataclass(frozen=True)
-class _Maker:
-    fingerprint: Fingerprint
-    structures: Sequence[Structure]
-    request: Request
-    budget: Budget
-    measure: Measure
-
-    def make(self, name: Name, channels: tuple[Normalisation, ...], mirror: tuple[int, ...]) -> Configuration:
-        """One configuration with its own reasons."""
-        axis = rules.coarsest_axis(self.fingerprint) if name == "2d" else None
-        plane = [a for a in range(3) if a != axis]
-        spacing, spacing_reason = rules.target_spacing(self.fingerprint, self.request.spacing, plane)
-        target = tuple(None if a == axis else s for a, s in enumerate(spacing))
-        shape = rules.median_shape(self.fingerprint, target)
-        voxels = len(self.fingerprint.cases) * math.prod(shape)  # of whole scans in 2D too: every slice teaches
-        network, patch, batch, reasons = self._network(
-            [spacing[a] for a in plane], [shape[a] for a in plane], len(channels), voxels
-        )
-        full = dict(zip(plane, patch, strict=True))
-        x, y, z = (full.get(a, 1) for a in range(3))
-        mirrored = tuple(a for a in mirror if a != axis)
-        schedule, schedule_reason = _schedule(self.request.device, batch, mirrored)
-        return Configuration(
-            name=name,
-            slice_axis=axis,
-            preprocessing=PreprocessingSettings(spacing_mm=(target[0], target[1], target[2]), channels=channels),
-            patch=(x, y, z),
-            network=network,
-            schedule=schedule,
-            window=Window(),
-            median_shape=shape,
-            reasons=(spacing_reason, *reasons, schedule_reason),
-        )
-
-    def _network(
-        self, spacing: Sequence[float], shape: Sequence[int], channels: int, voxels: int
-    ) -> tuple[NetworkSettings, tuple[int, ...], int, list[Reason]]:
-        classes = len(self.structures) + 1
-        if self.request.device == "cpu" and self.request.memory_gb is None:
-            return self._for_cpu(spacing, shape, channels, classes)
-        memory = self.request.memory_gb or DEFAULT_MEMORY_GB
-        network, patch = rules.fit_to_memory(spacing, shape, channels, classes, memory)
-        batch = rules.batch_size(network, patch, memory, voxels)
-        asked = "as asked" if self.request.memory_gb else "the default; --memory sets another"
-        why = f"nnU-Net's rule for {memory:g} GB of GPU memory ({asked}), patch at most the median scan"
-        return network, patch, batch, [_patch_reason(patch, why), _network_reason(network, batch, why)]
-
-    def _for_cpu(
-        self, spacing: Sequence[float], shape: Sequence[int], channels: int, classes: int
-    ) -> tuple[NetworkSettings, tuple[int, ...], int, list[Reason]]:
-        """The widest network on the largest patch for which the budget holds enough steps."""
-        dims = len(shape)
-        made = []
-        for base, side, wanted in CPU_CHOICES:
-            volume = (side if dims == 3 else SIDE_2D * side) ** dims
-            made.append(
-                (*rules.unet(spacing, rules.start_patch(spacing, shape, volume), channels, classes, base), wanted)
-            )
-        network, patch, _ = made[1]
-        why, patch_why = "a CPU trains this width in reasonable time", "at most the median scan"
-        if self.budget.seconds:
-            rate = self.measure(network, patch, CPU_BATCH) / forward_macs(network, patch)
-            held = [CPU_TRAINING_SHARE * self.budget.seconds / (rate * forward_macs(n, p)) for n, p, _ in made]
-            taken = next(k for k, (_, _, wanted) in enumerate(made) if held[k] >= wanted)
-            network, patch, wanted = made[taken]
-            why = f"on this CPU the budget holds about {held[taken]:.0f} steps of this network"
-            why += f" ({held[0]:.0f} of one with 32 features)" if taken else ""
-            patch_why += (
-                f" and as large as leaves {wanted} steps or more in the budget"
-                if wanted
-                else ("; as small as allowed, for the budget is short")
-            )
-        return network, patch, CPU_BATCH, [_patch_reason(patch, patch_why), _network_reason(network, CPU_BATCH, why)]
-
-
-def _patch_reason(patch: Sequence[int], why: str) -> Reason:
-    return Reason(topic="patch", choice=" x ".join(map(str, patch)) + " voxels", why=why)
-
-
-def _network_reason(network: NetworkSettings, batch: int, why: str) -> Reason:
-    features = ", ".join(map(str, network.features))
-    choice = f"U-Net of {len(network.features)} stages, features {features}; batch {batch}"
-    return Reason(topic="network", choice=choice, why=why)
-
-
-def _schedule(device: str, batch: int, mirror: tuple[int, ...]) -> tuple[Schedule, Reason]:
-    shared = {"batch": batch, "foreground_share": 1 / 3 if batch > 2 else 0.5, "mirror_axes": mirror}
-    if device == "cuda":
-        schedule = Schedule(
-            optimiser="sgd", learning_rate=0.01, weight_decay=3e-5, warm_up_share=0.0, batch_dice=False, **shared
-        )
-        why = "nnU-Net's recipe for long training"
-        return schedule, Reason(topic="optimiser", choice="SGD, momentum 0.99, rate 0.01", why=why)
-    schedule = Schedule(
-        optimiser="adamw", learning_rate=3e-3, weight_decay=1e-2, warm_up_share=0.03, batch_dice=False, **shared
+    maker = Maker(fingerprint, request, family_named(request.network), len(channels), len(structures) + 1)
+    fitted, chosen, dimensions = _fitted(maker, _fitter(request, budget, machine), sizes)
+    settings = PreprocessingSettings(
+        spacing_mm=(None, None, None), channels=tuple(how for how, _ in intensities), crop=crop
     )
-    why = "learns more than SGD in the few steps a CPU can take"
-    return schedule, Reason(topic="optimiser", choice="AdamW, rate 0.003, short warm-up", why=why)
+    made = {
+        name: maker.configuration(one, settings, mirror, budget, "3d_lowres" in fitted) for name, one in fitted.items()
+    }
+    reasons = (
+        dimensions,
+        explain.data(channels, structures, sizes, bool(request.labels)),
+        explain.budget(budget, asked, request.device),
+        *(reason.model_copy(update={"fields": ("preprocessing.channels",)}) for _, reason in intensities),
+        explain.crop(crop, fingerprint),
+        mirroring,
+    )
+    others = alternatives(fingerprint, request, made, chosen, sizes)
+    return Decided(made, chosen, budget, reasons, tuple(others))
+
+
+def family_named(name: str) -> Family:
+    """The family of networks of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in FAMILIES:
+        raise InputError(f"--network {name} is no family of networks", fix=f"give one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _fitter(request: Request, budget: Budget, machine: Machine) -> Fitter:
+    if request.memory_gb is not None:
+        return ForMemory(request.memory_gb, request.device)
+    return ForGpu(machine, budget) if request.device == "cuda" else ForCpu(machine, budget)
+
+
+def _fitted(maker: Maker, fitter: Fitter, sizes: Sequence[Volumes]) -> tuple[dict[Name, Found], Name, Reason]:
+    """Every configuration's network, the configuration chosen, and why. What will be trained may be tried out."""
+    full = maker.view("3d")
+    chosen, why = _dimensions(maker.request, maker.fingerprint, full)
+
+    def fit(view: View, question: Question) -> Found:
+        return Found(view, question, fitter.trial(question) if view.name == chosen else fitter.fit(question))
+
+    made: dict[Name, Found] = {"3d": fit(full, maker.question(full))}
+    low = maker.low_resolution(made["3d"], fitter)
+    if low is not None:
+        made["3d_lowres"] = _explained(fit(*low), made["3d"])
+        three = made["3d"].fit
+        cascade = replace(three, fitted=cascaded(three.fitted), measured=False)
+        made["3d_cascade"] = replace(made["3d"], view=replace(full, name="3d_cascade"), fit=cascade)
+    elif chosen == "3d_lowres":
+        share = math.prod(made["3d"].patch) / math.prod(full.shape)
+        what = f"--dims lowres has no use: a patch holds {100 * share:.0f} % of the median scan at full resolution"
+        raise InputError(what, fix="give 3d or auto")
+    flat = maker.view("2d")
+    made["2d"] = fit(flat, maker.question(flat))
+    if maker.request.dims == "auto" and maker.request.device == "cpu" and chosen == "3d" and low is not None:
+        coarse = _coarse_is_better(made["3d"], made["3d_lowres"], sizes)
+        chosen, why = ("3d_lowres", coarse) if coarse else (chosen, why)
+    return made, chosen, why
+
+
+def _explained(low: Found, full: Found) -> Found:
+    """The low resolution with the reason for its spacing, from the patch that was found for it in the end."""
+    before, share = (math.prod(f.patch) / math.prod(f.view.shape) for f in (full, low))
+    shape = tuple(round(n) for n in low.view.shape)
+    return replace(low, view=replace(low.view, reason=explain.coarser(low.view.spacing, shape, before, share)))
+
+
+def _dimensions(request: Request, fingerprint: Fingerprint, full: View) -> tuple[Name, Reason]:
+    """2D, 3D or low resolution: as asked, else 3D if there are slices enough."""
+    axis = coarsest_axis(fingerprint)
+    slices = round(float(np.median([c.cropped[axis] for c in fingerprint.cases])))
+    shape = tuple(round(n) for n in full.shape)
+    numbers = {"slices of the median scan": slices, "voxels along its shortest axis at the target spacing": min(shape)}
+    enough = min(slices, *shape) >= FEWEST_SLICES
+    why = f"{slices} slices, {explain.by(shape)} voxels at the target spacing: "
+    why += "enough along every axis for 3D" if enough else f"3D cannot halve fewer than {FEWEST_SLICES}"
+    chosen: Name = "3d" if enough else "2d"
+    if request.dims != "auto":
+        chosen, why = "3d_lowres" if request.dims == "lowres" else request.dims, "as asked"
+    choice = explain.IN_WORDS[chosen]
+    return chosen, Reason(topic="dimensions", choice=choice, why=why, fields=("chosen",), numbers=numbers)
+
+
+def _coarse_is_better(full: Found, low: Found, sizes: Sequence[Volumes]) -> Reason | None:
+    """On a CPU, whose patches are small: if they see less than the largest structure, and the smallest still counts."""
+    held = [size for size in sizes if size.cases]
+    largest, smallest = max(held, key=lambda s: s.median_ml), min(held, key=lambda s: s.median_ml)
+    reach, wide = (min(n * s for n, s in zip(f.patch, f.view.spacing, strict=True)) for f in (full, low))
+    voxels = smallest.voxels(low.view.spacing)
+    if reach >= largest.diameter_mm or voxels < SMALLEST_VOXELS:
+        return None
+    across = largest.diameter_mm
+    why = f"at full resolution a CPU's patch of {reach:.0f} mm sees only part of {largest.name} (about {across:.0f} mm)"
+    why += f"; at {explain.mm(low.view.spacing)} it sees {wide:.0f} mm, and {smallest.name}, the smallest structure, "
+    why += f"still has {voxels:.0f} voxels"
+    return Reason(
+        topic="dimensions",
+        choice=explain.IN_WORDS["3d_lowres"],
+        why=why,
+        fields=("chosen",),
+        numbers={
+            "mm in a patch": reach,
+            "mm in a patch at low resolution": wide,
+            f"mm across {largest.name}": across,
+            f"voxels of {smallest.name} at low resolution": voxels,
+        },
+    )

@@ -1,8 +1,9 @@
-"""What a data set looks like, case by case: geometry, intensities of labelled voxels, and where labels lie."""
+"""What a data set looks like, case by case: geometry, intensities, where labels lie, what a scan is known by again."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,36 +14,62 @@ import numpy.typing as npt
 from medseg.errors import InputError, MedsegError
 from medseg.files import Record, read_record, write_record
 from medseg.imaging.dataset import Case, Dataset, case_digest, read_case
-from medseg.preprocessing.crop import nonzero_box, slices
+from medseg.imaging.source import Reading
+from medseg.imaging.volume import LabelMap
+from medseg.planning.label_runs import Runs, middle, runs_by_value, small_pieces, touches
+from medseg.planning.scan_values import QUANTILES, Sketch, Whole, look_at_values, short
+from medseg.preprocessing.crop import Box, crop_box, crop_for
 from medseg.preprocessing.orientation import turn_to_ras, turned, turned_numbers
 
-VERSION = 1
-QUANTILES = 201  # 0, 0.5, ..., 100 %: holds the 0.5 and 99.5 % points that CT clipping needs
+__all__ = [
+    "CaseFingerprint",
+    "Fingerprint",
+    "FingerprintJob",
+    "Piece",
+    "Sketch",
+    "Structure",
+    "Whole",
+    "centres",
+    "fingerprint_case",
+    "fingerprint_of",
+    "merged",
+    "pooled",
+]
+
+VERSION = 2
+MOST_TOLD = 3  # small pieces of a structure that are kept
 
 
-class Sketch(Record):
-    """Intensities of a channel's labelled voxels: how many, mean, sd, and quantiles from 0 to 100 % in steps of 0.5."""
+class Piece(Record):
+    """A small piece of a structure, and its distance from the structure's body."""
 
     voxels: int
-    mean: float
-    sd: float
-    quantiles: tuple[float, ...]
+    away_mm: float
 
 
 class Structure(Record):
-    """A structure in one case: voxels, volume, and its centre within the crop, 0 to 1 along R, A, S."""
+    """A structure in one case: voxels, their share of the scan, volume, and centre in the crop (0 to 1 along R, A, S).
+
+    touches: the borders of the scan that it reaches, among L R P A I S. pieces: how many do not touch each other (0:
+    not counted). small: those with less than a twentieth of the voxels, farthest from the others first.
+    """
 
     value: int
     voxels: int
+    share: float = 0.0
     volume_ml: float
     centre: tuple[float, float, float]
+    touches: str = ""
+    pieces: int = 1
+    small: tuple[Piece, ...] = ()
 
 
 class CaseFingerprint(Record):
     """One case, in RAS axes; `key` is a digest of all that it was read from: an unchanged case is not read again.
 
-    `patient` is a name that tells nothing of a person; cases of one patient are never in both parts of a fold. `notes`
-    says what was mended or left on reading.
+    `patient` is a name that tells nothing of a person (the case's own where it is not known); cases of one patient are
+    never in both parts of a fold. `modalities` names the channels, `channels` tells of their labelled voxels, `whole`
+    of all. `labels` is a digest of the label map. `notes` says what was mended or left on reading.
     """
 
     version: int
@@ -53,8 +80,11 @@ class CaseFingerprint(Record):
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int, int]
     cropped: tuple[int, int, int]
+    modalities: tuple[str, ...] = ()
     channels: tuple[Sketch, ...]
+    whole: tuple[Whole, ...] = ()
     structures: tuple[Structure, ...]
+    labels: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -71,8 +101,15 @@ class Fingerprint(Record):
 
 
 def merged(*parts: Fingerprint) -> Fingerprint:
-    """The fingerprint of all cases of `parts`, sorted by name."""
-    cases = {case.case: case for part in parts for case in part.cases}
+    """The fingerprint of all cases of `parts`, sorted by name; a case may be in several of them.
+
+    Raises:
+        InputError: two different cases have the same name.
+    """
+    cases: dict[str, CaseFingerprint] = {}
+    for case in (case for part in parts for case in part.cases):
+        if cases.setdefault(case.case, case) != case:
+            raise InputError("two different cases have this name", case.case, "give each case its own name")
     return Fingerprint(cases=tuple(cases[name] for name in sorted(cases)))
 
 
@@ -94,31 +131,13 @@ def fingerprint_case(job: FingerprintJob) -> CaseFingerprint:
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
     kept = job.folder / f"{job.case.name}.json"
-    key = hashlib.sha256(f"{job.case.patient} {case_digest(job.case, job.dataset)}".encode()).hexdigest()
+    said = f"{job.case.patient} {job.dataset.channels} {case_digest(job.case, job.dataset)}"
+    key = hashlib.sha256(said.encode()).hexdigest()
     stands = _standing(kept, key)
     if stands is not None:
         return stands
     readings, labels, notes = read_case(job.case, job.dataset)
-    grid = readings[0].volume.grid
-    turn = turn_to_ras(grid)
-    image = np.stack([turned(reading.volume.array, turn) for reading in readings])
-    box = nonzero_box(image)
-    label = turned(np.asarray(labels.array), turn)
-    x, y, z = (stop - start for start, stop in box)
-    shape = image.shape[1:]
-    record = CaseFingerprint(
-        version=VERSION,
-        case=job.case.name,
-        patient=job.case.patient,
-        key=key,
-        orientation="".join(grid.axcodes),
-        spacing_mm=turned_numbers(grid.spacing_mm, turn),
-        shape=(shape[0], shape[1], shape[2]),
-        cropped=(x, y, z),
-        channels=tuple(_sketch(channel[label > 0]) for channel in image),
-        structures=_structures(label[slices(box)], grid.voxel_ml),
-        notes=notes,
-    )
+    record = fingerprint_of(job.case, job.dataset, readings, labels, notes, key)
     write_record(kept, record)
     return record
 
@@ -133,28 +152,78 @@ def _standing(kept: Path, key: str) -> CaseFingerprint | None:
     return record if record.key == key and record.version == VERSION else None
 
 
-def _sketch(values: npt.NDArray[np.float32]) -> Sketch:
-    if values.size == 0:
-        return Sketch(voxels=0, mean=0.0, sd=0.0, quantiles=())
-    quantiles = np.quantile(values, np.linspace(0, 1, QUANTILES))
-    return Sketch(
-        voxels=int(values.size),
-        mean=float(values.mean(dtype=np.float64)),
-        sd=float(values.std(dtype=np.float64)),
-        quantiles=tuple(float(q) for q in quantiles),
+def fingerprint_of(
+    case: Case,
+    dataset: Dataset,
+    readings: Sequence[Reading],
+    labels: LabelMap,
+    notes: Sequence[str] = (),
+    key: str = "",
+) -> CaseFingerprint:
+    """What a case looks like that was read: its channels, and its label on the grid of the first.
+
+    Voxels that nobody labelled (the data set's `ignore`) count as background.
+    """
+    grid = readings[0].volume.grid
+    turn = turn_to_ras(grid)
+    channels = [turned(reading.volume.array, turn) for reading in readings]
+    label = np.ascontiguousarray(turned(labels.array, turn).T).T  # read more than once: turned around once
+    runs = runs_by_value(label, dataset.ignore)
+    labelled = sum(int(of_one.lengths.sum()) for of_one in runs.values())
+    seen = [look_at_values(channel, label, labelled, dataset.ignore) for channel in channels]
+    box = crop_box(channels, crop_for(dataset.channels))
+    x, y, z = (stop - start for start, stop in box)
+    shape = label.shape
+    spacing_mm = turned_numbers(grid.spacing_mm, turn)
+    return CaseFingerprint(
+        version=VERSION,
+        case=case.name,
+        patient=case.patient,
+        key=key,
+        orientation="".join(grid.axcodes),
+        spacing_mm=spacing_mm,
+        shape=(shape[0], shape[1], shape[2]),
+        cropped=(x, y, z),
+        modalities=dataset.channels,
+        channels=tuple(sketch for sketch, _ in seen),
+        whole=tuple(whole for _, whole in seen),
+        structures=_structures(runs, box, label.shape, spacing_mm, grid.voxel_ml),
+        labels=_digest(runs, label.shape),
+        notes=tuple(notes),
     )
 
 
-def _structures(label: npt.NDArray[np.unsignedinteger], voxel_ml: float) -> tuple[Structure, ...]:
+def _structures(
+    runs: dict[int, Runs], box: Box, shape: Sequence[int], spacing_mm: tuple[float, float, float], voxel_ml: float
+) -> tuple[Structure, ...]:
     found = []
-    for value in np.unique(label):
-        if value == 0:
-            continue
-        where = np.nonzero(label == value)
-        x, y, z = (float((w.mean() + 0.5) / n) for w, n in zip(where, label.shape, strict=True))
-        voxels = int(where[0].size)
-        found.append(Structure(value=int(value), voxels=voxels, volume_ml=voxels * voxel_ml, centre=(x, y, z)))
+    every = small_pieces(list(runs.values()), spacing_mm)
+    for (value, of_one), (pieces, small) in zip(runs.items(), every, strict=True):
+        voxels = int(of_one.lengths.sum())
+        x, y, z = ((at + 0.5 - start) / (stop - start) for at, (start, stop) in zip(middle(of_one), box, strict=True))
+        found.append(
+            Structure(
+                value=value,
+                voxels=voxels,
+                share=short(voxels / math.prod(shape)),
+                volume_ml=short(voxels * voxel_ml),
+                centre=(short(x), short(y), short(z)),
+                touches=touches(of_one, shape),
+                pieces=pieces,
+                small=tuple(Piece(voxels=p.voxels, away_mm=short(p.away_mm)) for p in small[:MOST_TOLD]),
+            )
+        )
     return tuple(found)
+
+
+def _digest(runs: dict[int, Runs], shape: Sequence[int]) -> str:
+    """The same for the same label map, however it was stored; empty where nothing is labelled."""
+    digest = hashlib.blake2b(repr(tuple(shape)).encode(), digest_size=8)
+    for value, of_one in runs.items():
+        digest.update(value.to_bytes(4, "little"))
+        for places in (of_one.x, of_one.stop, of_one.y, of_one.z):
+            digest.update(places.astype("<i4").tobytes())
+    return digest.hexdigest() if runs else ""
 
 
 def pooled(fingerprint: Fingerprint, channel: int) -> Sketch:

@@ -5,25 +5,62 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
 from medseg.errors import InputError
 from medseg.files import Record
 from medseg.imaging.source import ReadOptions
 from medseg.networks.topology import NetworkSettings
 from medseg.preprocessing.settings import PreprocessingSettings
 
-VERSION = 1
+VERSION = 2
 EPOCH_STEPS = 250
 
+Name = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
 Axis = Literal["left-right", "front-back", "head-foot"]
 AXES: tuple[Axis, Axis, Axis] = ("left-right", "front-back", "head-foot")
 
 
 class Reason(Record):
-    """One choice in words: what was decided, what came out, and why, with the numbers behind it."""
+    """One decision: what it is about, what came out, and why, with the numbers that it rests on.
+
+    `fields` are those of the plan that it decides: one of the plan itself such as `chosen`, or one of a configuration
+    such as `schedule.batch`. Every decision of a plan is named by a reason.
+    """
 
     topic: str
     choice: str
     why: str
+    fields: tuple[str, ...] = ()
+    numbers: dict[str, float] = Field(default_factory=dict)
+
+
+class Alternative(Record):
+    """Something that was not chosen: what it would have cost or given, and why it was not."""
+
+    what: str
+    cost: str
+    why_not: str
+
+
+class Cost(Record):
+    """What a configuration is expected to take on the device it was planned for; None where nothing tells.
+
+    hours, steps: of training, within the budget. step_s: seconds a step. training_gb: memory that a step needs, on the
+    GPU or in RAM. preparing_gb: RAM to prepare the largest case. inference_s: seconds for the median scan. cache_gb:
+    disk for all prepared cases. measured: a step was timed, and on a GPU its memory read, at exactly this patch
+    and batch; else both are estimates.
+    """
+
+    hours: float | None
+    steps: int | None
+    step_s: float | None
+    training_gb: float
+    preparing_gb: float
+    inference_s: float | None
+    cache_gb: float
+    measured: bool
 
 
 class Structure(Record):
@@ -83,9 +120,12 @@ class Window(Record):
 
 
 class Configuration(Record):
-    """One way to do it; `patch` counts voxels along R, A, S, and is 1 along `slice_axis` for a 2D network."""
+    """One way to do it; `patch` counts voxels along R, A, S, and is 1 along `slice_axis` for a 2D network.
 
-    name: Literal["2d", "3d"]
+    previous: the configuration whose segmentation is this one's further input (a class a channel), if any.
+    """
+
+    name: Name
     slice_axis: int | None
     preprocessing: PreprocessingSettings
     patch: tuple[int, int, int]
@@ -93,6 +133,8 @@ class Configuration(Record):
     schedule: Schedule
     window: Window
     median_shape: tuple[int, int, int]
+    previous: Literal["3d_lowres"] | None = None
+    cost: Cost
     reasons: tuple[Reason, ...]
 
 
@@ -100,11 +142,12 @@ class Request(Record):
     """What the user asked of planning: kept, so that the same command can tell that its work is done.
 
     options: how scans are read. series: a rule for each channel that selects DICOM volumes. labels: names
-    of the structures to train on; none means all.
+    of the structures to train on; none means all. splits: a digest of the folds that were given, if any.
     """
 
     spacing: str = "isotropic"
-    dims: Literal["auto", "2d", "3d"] = "auto"
+    dims: Literal["auto", "2d", "3d", "lowres"] = "auto"
+    network: str = "unet"
     memory_gb: float | None = None
     budget: Budget = Budget()
     device: Literal["cpu", "cuda"] = "cpu"
@@ -112,10 +155,11 @@ class Request(Record):
     options: ReadOptions = ReadOptions()
     series: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    splits: str = ""
 
 
 class Plan(Record):
-    """Several configurations, the one chosen, and why."""
+    """Several configurations, the one chosen, and why; and what else was thought of."""
 
     version: int = VERSION
     medseg: str
@@ -126,9 +170,18 @@ class Plan(Record):
     fingerprint: str
     request: Request
     budget: Budget
-    configurations: dict[str, Configuration]
-    chosen: Literal["2d", "3d"]
+    configurations: dict[Name, Configuration]
+    chosen: Name
     reasons: tuple[Reason, ...]
+    alternatives: tuple[Alternative, ...] = ()
+
+    @field_validator("version")
+    @classmethod
+    def _readable(cls, version: int) -> int:
+        if version != VERSION:
+            told = f"it is of version {version}, which this medseg cannot read: plan again"
+            raise PydanticCustomError("version", "{told}", {"told": told})
+        return version
 
     @property
     def configuration(self) -> Configuration:
@@ -154,8 +207,9 @@ class Fold(Record):
 
 
 class Splits(Record):
-    """The folds of the cross-validation."""
+    """The folds of the cross-validation; `given` if the user gave them."""
 
-    version: int = VERSION
+    version: int = 1
     seed: int
     folds: tuple[Fold, ...]
+    given: bool = False

@@ -1,38 +1,50 @@
-"""The prepared cases of a run: read once, kept as memory-mapped arrays, each with a manifest written last.
+"""The prepared cases of a run: read once, kept as one memory-mapped file a case, which appears whole or not at all.
 
-cache/<configuration>/<case>.image.npy       (C, X, Y, Z) float16, float32 where float16 would lose too much
-                      <case>.classes.npy     (X, Y, Z) uint8, class indices
-                      <case>.foreground.npz  flat voxel indices of each class, at most 10000 a class
-                      <case>.reference.npz   the label map as given, for validation on the scan's own grid
-                      <case>.json            the manifest
+cache/<configuration>/<case>.safetensors holds
+    image             (C, X, Y, Z) float16, float32 where float16 would lose too much
+    classes           (X, Y, Z) uint8, class indices; uint16 above 255 classes
+    foreground.<k>    flat voxel indices of class k, at most 10000 of them
+    reference.*       the label map as given, for validation on the scan's own grid: where its value changes, to what
+and in its header a record with the key of all that it was made from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
-from medseg.errors import InputError, MedsegError, RunError
-from medseg.files import Output, Record, output_of, outputs_stand, read_record, write_record, written_whole
-from medseg.imaging.dataset import Case, Dataset, case_digest, read_case
+from medseg.errors import InputError, RunError
+from medseg.files import Record, may_open
+from medseg.imaging.dataset import Case, Dataset, case_digest, read_case_images, read_case_label
 from medseg.imaging.volume import LabelMap
+from medseg.preprocessing.axis import REACH, ROWS, cheapest_first
+from medseg.preprocessing.case_file import CaseFile, Part, read_case_file, write_case_file
 from medseg.preprocessing.prepare import Undo, prepare, prepare_labels
+from medseg.preprocessing.resample import ON_CPU, Resampler
 from medseg.preprocessing.settings import PreprocessingSettings
 
-VERSION = 1
+VERSION = 2
 FOREGROUND_VOXELS = 10_000  # a class; more would not change where patches are drawn
-FLOAT16_LOSS = 1e-3  # in standard deviations of the normalised image
+HALF_UP_TO = 4.0  # in standard deviations: below it float16 is off by less than 1e-3, above by 2e-3 and more
+BEYOND = 1e-3  # of the voxels may lie beyond it
+PIECES_BYTES = 4e6  # of the pieces that are worked on at a time, whatever the size of a scan
+_PIECE = 1 << 18  # voxels looked at together
+_LIST = "foreground."
+
+Classes = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class CachedCase(Record):
-    """The manifest of one prepared case."""
+    """The record of one prepared case."""
 
     version: int
     case: str
@@ -40,17 +52,22 @@ class CachedCase(Record):
     settings: str  # digest of the preprocessing settings
     spacing_mm: tuple[float, float, float]
     undo: Undo
-    outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True)
 class CacheJob:
-    """What one case's preparation needs; small, so that it can cross to a worker process."""
+    """What one case's preparation needs; small, so that it can cross to a worker process.
+
+    content: a digest of what the case is read from, where it was computed already (the key of its fingerprint); else
+    its files are read for it. resampler: where resampling is done; only the CPU's can cross to a worker.
+    """
 
     case: Case
     dataset: Dataset
     settings: PreprocessingSettings
     folder: Path
+    content: str = ""
+    resampler: Resampler = ON_CPU
 
 
 def prepare_case(job: CacheJob) -> CachedCase:
@@ -61,20 +78,16 @@ def prepare_case(job: CacheJob) -> CachedCase:
         ResourceError: the disk is full, or a file of the case cannot be opened.
     """
     key = cache_key(job)
-    manifest = job.folder / f"{job.case.name}.json"
     stands = standing(job.folder, job.case.name)
     if stands is not None and stands.key == key:
         return stands
-    manifest.unlink(missing_ok=True)  # from here on the case counts as not prepared
-    readings, labels, _ = read_case(job.case, job.dataset)
-    prepared = prepare([reading.volume for reading in readings], job.settings)
-    classes = prepare_labels(labels, prepared.undo, sorted(job.dataset.labels))
-    written = (
-        _save(job, "image", _smallest(prepared.image_CXYZ)),
-        _save(job, "classes", classes),
-        _save_several(job, "foreground", foreground_voxels(classes, key)),
-        _save_several(job, "reference", {"labels": np.asarray(labels.array)}),
-    )
+    case_path(job.folder, job.case.name).unlink(missing_ok=True)  # from here on the case counts as not prepared
+    readings = read_case_images(job.case, job.dataset)
+    grid = readings[0].volume.grid
+    prepared = prepare([reading.volume for reading in readings], job.settings, job.resampler)
+    del readings  # the scan as it was read is the largest array of all, and the label comes next
+    labels = read_case_label(job.case, job.dataset, grid)
+    classes = prepare_labels(labels, prepared.undo, sorted(job.dataset.labels), job.resampler)
     record = CachedCase(
         version=VERSION,
         case=job.case.name,
@@ -82,17 +95,44 @@ def prepare_case(job: CacheJob) -> CachedCase:
         settings=settings_digest(job.settings),
         spacing_mm=prepared.spacing_mm,
         undo=prepared.undo,
-        outputs=tuple(output_of(path) for path in written),
     )
-    write_record(manifest, record)
+    small = np.dtype(np.uint32 if classes.size < 2**32 else np.int64)
+    parts = {
+        "image": Part(prepared.image_CXYZ, stored_as(prepared.image_CXYZ)),
+        "classes": Part(classes, classes.dtype),
+        **{_LIST + name: Part(where, small) for name, where in foreground_voxels(classes, key).items()},
+        **{name: Part(array, array.dtype) for name, array in runs_of(labels.array).items()},
+    }
+    write_case_file(case_path(job.folder, job.case.name), record.model_dump_json(), parts)
     return record
+
+
+def predicted_bytes(shape: Sequence[int], target_shape: Sequence[int], channels: int) -> float:
+    """The peak of the memory that preparing a scan of `shape` on `target_shape` takes, above the process itself.
+
+    All channels as float32 and beside them one more: its bytes as stored while it is read (of up to 4 bytes a voxel),
+    then its crop, here taken as the whole scan. The result of all channels, and beside it one more. The slab that is
+    resampled, before and after (twice, since each axis gives a new one). The label comes when the scan is gone, and
+    needs less.
+    """
+    old, new = math.prod(shape), math.prod(target_shape)
+    first = cheapest_first(shape, target_shape)[0]
+    rows = min(1.0, ROWS / target_shape[first])
+    slab = old * min(1.0, rows + 2 * REACH / shape[first]) + 2 * new * rows
+    return 4.0 * ((channels + 1) * (old + new) + slab) + PIECES_BYTES
+
+
+def case_path(folder: Path, case: str) -> Path:
+    """Where a prepared case stands."""
+    return folder / f"{case}.safetensors"
 
 
 def cache_key(job: CacheJob) -> str:
     """A digest of all that the prepared case depends on: the case as it is read, and the settings."""
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
-    told = json.dumps([VERSION, job.settings.model_dump(), case_digest(job.case, job.dataset)], sort_keys=True)
+    content = job.content or case_digest(job.case, job.dataset)
+    told = json.dumps([VERSION, job.settings.model_dump(), sorted(job.dataset.labels), content], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -102,49 +142,98 @@ def settings_digest(settings: PreprocessingSettings) -> str:
 
 
 def standing(folder: Path, case: str) -> CachedCase | None:
-    """The manifest of a prepared case if it is whole, else None: an interrupted or older one is done again."""
-    manifest = folder / f"{case}.json"
-    if not manifest.is_file():
+    """The record of a prepared case if it is whole, else None: an older one, or one of another version, is done again.
+
+    Raises:
+        ResourceError: it may not be read.
+    """
+    found = _standing(folder, case)
+    return found[0] if found else None
+
+
+def _standing(folder: Path, case: str) -> tuple[CachedCase, CaseFile] | None:
+    file = read_case_file(case_path(folder, case))
+    if file is None:
         return None
     try:
-        record = read_record(manifest, CachedCase)
-    except MedsegError:
+        record = CachedCase.model_validate_json(file.record)
+    except ValidationError:
         return None
-    return record if record.version == VERSION and outputs_stand(folder, record.outputs) else None
+    return (record, file) if record.version == VERSION else None
 
 
-def foreground_voxels(classes: npt.NDArray[np.uint8], key: str) -> dict[str, npt.NDArray[np.int64]]:
-    """For each class but 0 up to 10000 flat indices of its voxels, drawn by a seed that the key gives."""
+def stored_as(image: npt.NDArray[np.float32]) -> np.dtype[Any]:
+    """float16, or float32 where float16 would lose more than 1e-3 SD in more than one voxel of a thousand.
+
+    Those are the voxels beyond 4 SD: float16 is off by up to 2**-10 SD below, and by up to 2**-9 and more above. A root
+    mean square could not tell: of a scan normalised by itself float16 never loses more than 2**-11 SD in that sense.
+    """
+    flat, far = image.reshape(-1), 0
+    for start in range(0, flat.size, _PIECE):
+        piece = np.abs(flat[start : start + _PIECE])
+        far += int(np.count_nonzero(piece > HALF_UP_TO))
+        if far > BEYOND * flat.size or piece.max() > np.finfo(np.float16).max:
+            return np.dtype(np.float32)
+    return np.dtype(np.float16)
+
+
+def foreground_voxels(classes: Classes, key: str) -> dict[str, npt.NDArray[np.int64]]:
+    """For each class but 0 up to 10000 flat indices of its voxels, sorted, drawn by a seed that the key gives.
+
+    Drawn by their number within the class, then looked up in pieces: time and memory do not grow with the classes.
+    """
     rng = np.random.default_rng(int(key[:16], 16))
-    found: dict[str, npt.NDArray[np.int64]] = {}
-    for value in np.unique(classes):
-        if value > 0:
-            where = np.flatnonzero(classes == value)
-            if where.size > FOREGROUND_VOXELS:
-                where = np.sort(rng.choice(where, FOREGROUND_VOXELS, replace=False))
-            found[str(int(value))] = where
-    return found
+    flat = np.ascontiguousarray(classes).reshape(-1)
+    pieces = [(start, flat[start : start + _PIECE]) for start in range(0, flat.size, _PIECE)]
+    bins = int(flat.max(initial=0)) + 1
+    counts = [np.bincount(piece, minlength=bins) for _, piece in pieces]
+    totals = sum(counts, np.zeros(bins, np.int64))
+    drawn = {int(k): _drawn(int(totals[k]), rng) for k in np.flatnonzero(totals) if k > 0}
+    found: dict[int, list[npt.NDArray[np.int64]]] = {k: [] for k in drawn}
+    seen = np.zeros(bins, np.int64)  # voxels of each class in the pieces before
+    for (start, piece), count in zip(pieces, counts, strict=True):
+        for k, where in _by_class(piece, count):
+            low, high = np.searchsorted(drawn[k], (seen[k], seen[k] + where.size))
+            found[k].append(start + where[drawn[k][low:high] - seen[k]])
+        seen += count
+    return {str(k): np.concatenate(lists) for k, lists in found.items()}
 
 
-def _smallest(image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    with np.errstate(over="ignore"):
-        half = image.astype(np.float16)
-    loss = np.abs(half.astype(np.float32) - image).max(initial=0.0)
-    return half if np.isfinite(loss) and loss <= FLOAT16_LOSS else image
+def _drawn(n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Which of `n` voxels are kept."""
+    return np.arange(n) if n <= FOREGROUND_VOXELS else np.sort(rng.choice(n, FOREGROUND_VOXELS, replace=False))
 
 
-def _save(job: CacheJob, what: str, array: npt.NDArray[Any]) -> Path:
-    path = job.folder / f"{job.case.name}.{what}.npy"
-    with written_whole(path) as beside:
-        np.save(beside, np.ascontiguousarray(array), allow_pickle=False)
-    return path
+def _by_class(piece: Classes, count: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Each class but 0 in a flat piece of the map, and where it is; `count` says how many voxels each has."""
+    labelled = np.flatnonzero(piece)
+    labelled = labelled[np.argsort(piece[labelled], kind="stable")]
+    at = 0
+    for k in np.flatnonzero(count[1:]) + 1:
+        yield int(k), labelled[at : at + count[k]]
+        at += int(count[k])
 
 
-def _save_several(job: CacheJob, what: str, arrays: dict[str, Any]) -> Path:
-    path = job.folder / f"{job.case.name}.{what}.npz"
-    with written_whole(path) as beside:
-        np.savez_compressed(beside, **arrays)
-    return path
+def runs_of(labels: Classes) -> dict[str, npt.NDArray[Any]]:
+    """A label map (X, Y, Z) as runs of one value, flat in Fortran order; voxel by voxel where that is smaller."""
+    flat = labels.reshape(-1, order="F")
+    ends = range(0, flat.size - 1, _PIECE)
+    pieces = [flat[a : a + _PIECE + 1] for a in ends]  # of which each begins with the last voxel of the one before
+    starts = np.concatenate(
+        [[0], *(np.flatnonzero(p[1:] != p[:-1]) + a + 1 for a, p in zip(ends, pieces, strict=True))]
+    )
+    small = starts.astype(np.uint32 if flat.size < 2**32 else np.int64)
+    if small.size * (small.itemsize + flat.itemsize) > flat.nbytes:
+        return {"reference.values": flat}
+    return {"reference.values": flat[starts], "reference.starts": small}
+
+
+def _from_runs(arrays: Mapping[str, npt.NDArray[Any]], shape: Sequence[int]) -> Classes:
+    """The inverse of `runs_of`."""
+    flat, starts = arrays["reference.values"], arrays.get("reference.starts")
+    if starts is not None:
+        flat = np.repeat(flat, np.diff(starts, append=starts.dtype.type(math.prod(shape))))
+    return flat.reshape(shape, order="F")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +242,8 @@ class LoadedCase:
 
     name: str
     image_CXYZ: npt.NDArray[Any]
-    classes_XYZ: npt.NDArray[np.uint8]
-    foreground: dict[int, npt.NDArray[np.int64]]
+    classes_XYZ: Classes
+    foreground: dict[int, npt.NDArray[np.integer[Any]]]
     spacing_mm: tuple[float, float, float]
     undo: Undo
 
@@ -164,27 +253,36 @@ def load_cases(folder: Path, names: Sequence[str], settings: PreprocessingSettin
 
     Raises:
         RunError: a case is not (wholly) prepared, or was prepared by other settings.
+        ResourceError: a file may not be read, or the system does not let so many be open.
     """
+    may_open(len(names))
     return tuple(_load(folder, name, settings_digest(settings)) for name in names)
 
 
 def _load(folder: Path, name: str, settings: str) -> LoadedCase:
-    record = standing(folder, name)
-    if record is None or record.settings != settings:
+    found = _standing(folder, name)
+    if found is None or found[0].settings != settings:
         raise RunError(f"case {name} is not prepared", folder, "run medseg plan again with the same options")
-    with np.load(folder / f"{name}.foreground.npz", allow_pickle=False) as file:
-        foreground = {int(k): file[k] for k in file.files}
+    record, file = found
+    arrays = file.arrays()
+    lists = {name.removeprefix(_LIST): array for name, array in arrays.items() if name.startswith(_LIST)}
     return LoadedCase(
         name=name,
-        image_CXYZ=np.load(folder / f"{name}.image.npy", mmap_mode="r", allow_pickle=False),
-        classes_XYZ=np.load(folder / f"{name}.classes.npy", mmap_mode="r", allow_pickle=False),
-        foreground=foreground,
+        image_CXYZ=arrays["image"],
+        classes_XYZ=arrays["classes"],
+        foreground={int(k): lists[k] for k in sorted(lists, key=int)},
         spacing_mm=record.spacing_mm,
         undo=record.undo,
     )
 
 
 def load_reference(folder: Path, case: LoadedCase, names: dict[int, str]) -> LabelMap:
-    """The case's label map as it was given, on the scan's own grid."""
-    with np.load(folder / f"{case.name}.reference.npz", allow_pickle=False) as file:
-        return LabelMap(file["labels"], case.undo.grid, names)
+    """The case's label map as it was given, on the scan's own grid.
+
+    Raises:
+        RunError: the case is no longer prepared.
+    """
+    found = _standing(folder, case.name)
+    if found is None:
+        raise RunError(f"case {case.name} is not prepared", folder, "run medseg plan again with the same options")
+    return LabelMap(_from_runs(found[1].arrays(), case.undo.shape), case.undo.grid, names)

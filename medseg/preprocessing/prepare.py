@@ -14,12 +14,13 @@ from medseg.files import Record
 from medseg.imaging.dataset import check_channels
 from medseg.imaging.grid import Grid, Stored
 from medseg.imaging.volume import LabelMap, Volume
-from medseg.preprocessing.crop import Box, nonzero_box, slices
-from medseg.preprocessing.intensity import normalised
+from medseg.preprocessing.crop import Box, crop_box, slices
+from medseg.preprocessing.intensity import normalised, outline
 from medseg.preprocessing.orientation import Turn, turn_to_ras, turned, turned_back, turned_numbers
-from medseg.preprocessing.resample import LINEAR, Order, Orders, Shape, argmax_resampled, resampled, resampled_labels
+from medseg.preprocessing.resample import LINEAR, ON_CPU, Order, Orders, Resampler, Shape, argmax_resampled
 from medseg.preprocessing.settings import PreprocessingSettings
 
+Classes = npt.NDArray[np.unsignedinteger[Any]]
 COARSE = 3.0  # beyond this ratio to its finest axis a scan's coarse axis is interpolated linearly: a cubic rings there
 
 
@@ -57,8 +58,10 @@ class Prepared:
     undo: Undo
 
 
-def prepare(channels: Sequence[Volume], settings: PreprocessingSettings) -> Prepared:
-    """Turn to RAS, crop to nonzero, normalise, resample: in this order, so that statistics see measured values.
+def prepare(channels: Sequence[Volume], settings: PreprocessingSettings, resampler: Resampler = ON_CPU) -> Prepared:
+    """Turn to RAS, crop, normalise, resample: in this order, so that statistics see measured values.
+
+    Only the crop is copied, one channel at a time; `resampler` says where resampling is done.
 
     Raises:
         GeometryError: the channels are not on one grid, or their number is not the plan's.
@@ -68,15 +71,16 @@ def prepare(channels: Sequence[Volume], settings: PreprocessingSettings) -> Prep
         raise GeometryError(f"has {len(channels)} channel(s) where the plan has {len(settings.channels)}")
     check_channels(channels, "")
     turn = turn_to_ras(grid)
-    image = np.stack([turned(v.array, turn) for v in channels]).astype(np.float32, copy=False)
-    box = nonzero_box(image)
-    image = image[(slice(None), *slices(box))]
+    views = [turned(volume.array, turn) for volume in channels]
+    box = crop_box(views, settings.crop)
+    cropped = [view[slices(box)] for view in views]
     spacing = turned_numbers(grid.spacing_mm, turn)
-    shape = resampled_shape(image.shape[1:], spacing, settings.spacing_mm)
+    shape = resampled_shape(cropped[0].shape, spacing, settings.spacing_mm)
     orders = image_orders(spacing)
-    done = np.stack(
-        [resampled(normalised(c, how), shape, orders) for c, how in zip(image, settings.channels, strict=True)]
-    )
+    inside = outline(cropped) if any(how.nonzero_only for how in settings.channels) else None
+    image = np.empty((len(channels), *shape), np.float32)
+    for out, channel, how in zip(image, cropped, settings.channels, strict=True):
+        out[...] = resampler.image(normalised(channel, how, inside), shape, orders)
     undo = Undo(
         shape=grid.shape,
         affine=tuple((float(r[0]), float(r[1]), float(r[2]), float(r[3])) for r in grid.affine),
@@ -87,23 +91,47 @@ def prepare(channels: Sequence[Volume], settings: PreprocessingSettings) -> Prep
         box=box,
         prepared_shape=shape,
     )
-    sx, sy, sz = (s * n / m for s, n, m in zip(spacing, image.shape[1:], shape, strict=True))
-    return Prepared(done, (sx, sy, sz), undo)
+    sx, sy, sz = (s * n / m for s, n, m in zip(spacing, cropped[0].shape, shape, strict=True))
+    return Prepared(image, (sx, sy, sz), undo)
 
 
-def prepare_labels(labels: LabelMap, undo: Undo, values: Sequence[int]) -> npt.NDArray[np.uint8]:
+def prepare_labels(labels: LabelMap, undo: Undo, values: Sequence[int], resampler: Resampler = ON_CPU) -> Classes:
     """The label map as classes (X, Y, Z) on the network's grid: class k + 1 is `values[k]`, 0 everything else.
+
+    They are uint8, uint16 where there are more than 255 values.
 
     Raises:
         GeometryError: the label map has another shape than the scan.
     """
     if labels.grid.shape != undo.shape:
         raise GeometryError(f"the label map's shape {labels.grid.shape} is not the scan's {undo.shape}")
-    table = np.zeros(int(max(labels.array.max(), *values)) + 1, np.uint8)
+    cropped = turned(labels.array, undo.turn)[slices(undo.box)]
+    classes = _looked_up(cropped, _classes_of(values, int(labels.array.max(initial=0))))
+    return np.ascontiguousarray(resampler.labels(classes, undo.prepared_shape, LINEAR))
+
+
+def _classes_of(values: Sequence[int], largest: int) -> Classes:
+    """For each value from 0 to `largest` its class."""
+    table = np.zeros(largest + 1, _type_for(len(values)))
     for index, value in enumerate(values):
-        table[value] = index + 1
-    cropped = turned(table[labels.array], undo.turn)[slices(undo.box)]
-    return np.ascontiguousarray(resampled_labels(cropped, undo.prepared_shape))
+        if value <= largest:
+            table[value] = index + 1
+    return table
+
+
+def _type_for(largest: int) -> type[np.uint8] | type[np.uint16]:
+    return np.uint8 if largest <= 255 else np.uint16
+
+
+def _looked_up(array: npt.NDArray[Any], table: Classes) -> Classes:
+    """`table[array]` a plane at a time: numpy widens the whole of an index to 8 bytes a voxel."""
+    if array.dtype == table.dtype and np.array_equal(table, np.arange(table.size)):
+        return array
+    out: Classes = np.empty_like(array, table.dtype)
+    slowest = max(range(array.ndim), key=lambda axis: abs(array.strides[axis]))
+    for given, found in zip(np.moveaxis(array, slowest, 0), np.moveaxis(out, slowest, 0), strict=True):
+        found[...] = table[given]
+    return out
 
 
 def restore(logits_LXYZ: npt.NDArray[np.float32], undo: Undo, values: Sequence[int], names: dict[int, str]) -> LabelMap:
@@ -116,9 +144,9 @@ def restore_classes(
     classes_XYZ: npt.NDArray[Any], undo: Undo, values: Sequence[int], names: dict[int, str]
 ) -> LabelMap:
     """Classes on the cropped grid (RAS axes) pasted into the scan's own grid, as label values."""
-    table = np.array([0, *values], np.uint8 if max(values) <= 255 else np.uint16)
+    table: Classes = np.array([0, *values], _type_for(max(values)))
     full = turned(np.zeros(undo.shape, table.dtype), undo.turn)
-    full[slices(undo.box)] = table[classes_XYZ]  # a view of the stored array: no copy
+    full[slices(undo.box)] = _looked_up(classes_XYZ, table)  # a view of the stored array: no copy
     return LabelMap(turned_back(full, undo.turn), undo.grid, names)
 
 

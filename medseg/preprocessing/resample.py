@@ -1,79 +1,92 @@
-"""Resampling as separable matrix products: one matrix (new x old) an axis, the spline's prefilter included.
+"""Resampling images as separable matrix products: one band of small matrices an axis, the spline's prefilter included.
 
 An axis-aligned spline zoom is linear and separable, so these products give what `scipy.ndimage.zoom` gives
-(grid mode, edge replicated) at a fraction of its time; scipy stays the oracle in the tests.
+(grid mode, edge replicated) at a fraction of its time; scipy stays the oracle in the tests. Labels: see `vote.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-Shape = tuple[int, int, int]
-Order = Literal[0, 1, 3]
-Orders = tuple[Order, Order, Order]
+from medseg.preprocessing.axis import LINEAR, Block, Order, Orders, Shape, blocks, cheapest_first, memory_order
+from medseg.preprocessing.vote import resampled_labels
 
-LINEAR: Orders = (1, 1, 1)
+__all__ = [
+    "LINEAR",
+    "ON_CPU",
+    "Order",
+    "Orders",
+    "Resampler",
+    "Shape",
+    "argmax_resampled",
+    "resampled",
+]
 
+Image = npt.NDArray[np.float32]
 
-@lru_cache(maxsize=32)  # a scan needs nine at most; one of a large scan is a megabyte
-def zoom_matrix(old: int, new: int, order: Order) -> npt.NDArray[np.float32]:
-    """The (new, old) matrix of a 1D spline zoom of `order` that maps the whole extent of old voxels onto new ones."""
-    if old == 1:
-        matrix = np.ones((new, 1))
-    else:
-        factors = (new / old, 1.0)
-        matrix = ndimage.zoom(np.eye(old), factors, order=order, mode="nearest", grid_mode=True, prefilter=order > 1)
-    shared = np.ascontiguousarray(matrix, dtype=np.float32)
-    shared.flags.writeable = False
-    return shared
+SLAB = 8  # new planes worked on at a time
 
 
-def resampled(array_XYZ: npt.NDArray[np.float32], shape: Shape, orders: Orders) -> npt.NDArray[np.float32]:
-    """An image (X, Y, Z) on `shape` by splines of `orders`, clamped to the input's range as nnU-Net does."""
+def resampled(array_XYZ: Image, shape: Shape, orders: Orders) -> Image:
+    """An image (X, Y, Z) on `shape` by splines of `orders`, clamped to the input's range as nnU-Net does.
+
+    The array itself where the shape is its own, else a new C-contiguous one; beside it only some slabs are held.
+    """
     if array_XYZ.shape == shape:
         return array_XYZ
-    out = _zoomed(array_XYZ, shape, orders)
-    if max(orders) > 1:  # only splines above linear overshoot
-        np.clip(out, array_XYZ.min(), array_XYZ.max(), out=out)
+    low, high = array_XYZ.min(), array_XYZ.max()
+    middle = np.float32(low / 2 + high / 2)  # taken off and put back: products of small numbers lose fewer digits
+    out = np.empty(shape, np.float32)
+    in_memory = memory_order(array_XYZ)
+    source, target = array_XYZ.transpose(in_memory), out.transpose(in_memory)
+    lengths = list(zip(source.shape, target.shape, (orders[axis] for axis in in_memory), strict=True))
+    first, *others = cheapest_first(source.shape, target.shape)
+    for block in blocks(*lengths[first], rows=SLAB):
+        slab = np.subtract(source[_along(first, block.support)], middle, dtype=np.float32, order="C")
+        if source.shape[first] != target.shape[first]:
+            slab = _product([block.alone], slab, first)
+        for axis in others:
+            if source.shape[axis] != target.shape[axis]:
+                slab = _product(blocks(*lengths[axis]), slab, axis)
+        slab += middle
+        target[_along(first, block.rows)] = np.clip(slab, low, high, out=slab)
     return out
 
 
-def _zoomed(array_XYZ: npt.NDArray[np.float32], shape: Shape, orders: Orders) -> npt.NDArray[np.float32]:
-    axes = sorted(range(3), key=lambda a: shape[a] / array_XYZ.shape[a])  # shrink first: less to carry
-    out = array_XYZ
-    for axis in axes:
-        if out.shape[axis] != shape[axis]:
-            matrix = zoom_matrix(out.shape[axis], shape[axis], orders[axis])
-            out = np.moveaxis(np.tensordot(matrix, out, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(out)
+def _along(axis: int, part: slice) -> tuple[slice, ...]:
+    return (*(slice(None),) * axis, part)
 
 
-def resampled_labels(classes_XYZ: npt.NDArray[Any], shape: Shape, orders: Orders = LINEAR) -> npt.NDArray[Any]:
-    """A map of classes (X, Y, Z) on `shape`: each class is interpolated, the largest share wins, ties go to the lowest.
+def _product(bands: Sequence[Block], slab: Image, axis: int) -> Image:
+    """The slab with `axis` resampled; views only, so that no product copies what it multiplies."""
+    x, y, z = slab.shape
+    new = bands[-1].rows.stop
+    if axis == 0:
+        out, source, sums = np.empty((new, y, z), np.float32), slab.reshape(x, -1), (new, -1)
+        for block in bands:
+            np.matmul(block.matrix, source[block.support], out=out.reshape(sums)[block.rows])
+    elif axis == 1:
+        out = np.empty((x, new, z), np.float32)
+        for block in bands:
+            np.matmul(block.matrix, slab[:, block.support], out=out[:, block.rows])
+    else:
+        out = np.empty((x, y, new), np.float32)
+        for block in bands:
+            np.matmul(slab.reshape(-1, z)[:, block.support], block.matrix.T, out=out.reshape(-1, new)[:, block.rows])
+    return out
 
-    Source: nnU-Net's label resampling (one linear zoom per class, then arg-max).
-    """
-    if classes_XYZ.shape == shape:
-        return classes_XYZ
-    present = np.unique(classes_XYZ)
-    shares = ((classes_XYZ == value).astype(np.float32) for value in present)
-    return present[argmax_resampled(shares, shape, orders)]
 
-
-def argmax_resampled(
-    scores: Iterable[npt.NDArray[np.float32]], shape: Shape, orders: Orders = LINEAR
-) -> npt.NDArray[np.intp]:
+def argmax_resampled(scores: Iterable[Image], shape: Shape, orders: Orders = LINEAR) -> npt.NDArray[np.intp]:
     """For score maps (X, Y, Z), one a class: the class with the highest score at each voxel of `shape`.
 
     One class at a time, so memory does not grow with their number.
     """
-    best: npt.NDArray[np.float32] | None = None
+    best: Image | None = None
     winner = np.zeros(shape, np.intp)
     for index, score in enumerate(scores):
         here = resampled(score, shape, orders)
@@ -84,3 +97,14 @@ def argmax_resampled(
             winner[wins] = index
             best[wins] = here[wins]
     return winner
+
+
+@dataclass(frozen=True)
+class Resampler:
+    """Where resampling is done: one function for images, one for label maps; both take and give numpy arrays."""
+
+    image: Callable[[Image, Shape, Orders], Image]
+    labels: Callable[[npt.NDArray[Any], Shape, Orders], npt.NDArray[Any]]
+
+
+ON_CPU = Resampler(resampled, resampled_labels)

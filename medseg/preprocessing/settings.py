@@ -6,12 +6,15 @@ from typing import Literal
 
 from medseg.files import Record
 
+Crop = Literal["nonzero", "body"]
+
 
 class Normalisation(Record):
     """How one channel's intensities become network input.
 
     `ct`: clip to [lower, upper], subtract mean, divide by sd, all from the data set's labelled voxels.
-    `zscore`: each scan by its own mean and sd; of its nonzero voxels only where `nonzero_only` (zero stays zero).
+    `zscore`: each scan by its own mean and sd; with `nonzero_only` of the voxels within the filled outline of what is
+    not zero in any channel, and zero stays outside of it.
     Source: nnU-Net (Isensee et al. 2021), normalisation schemes.
     """
 
@@ -24,7 +27,11 @@ class Normalisation(Record):
 
 
 class PreprocessingSettings(Record):
-    """Target spacing (R, A, S) in mm, None along an axis that is never resampled; one normalisation a channel."""
+    """Target spacing (R, A, S) in mm, None along an axis that is never resampled; one normalisation a channel.
+
+    crop: to the box of what is not zero, or of the body (CT).
+    """
 
     spacing_mm: tuple[float | None, float | None, float | None]
     channels: tuple[Normalisation, ...]
+    crop: Crop = "nonzero"

@@ -21,9 +21,9 @@ from medseg.evaluation.cohort import Scores
 from medseg.events import Event, Note
 from medseg.files import read_record, write_record
 from medseg.inference.model import ModelCard
-from medseg.planning.dataset import splits
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Budget, Fold, Plan, Splits
+from medseg.planning.splits import split
 from medseg.training.fold import FoldJob, FoldTrained, train_fold
 
 
@@ -94,12 +94,14 @@ def use_folds(run: Path, n: int) -> None:
     """Split the run's cases into `n` folds instead, if no fold is trained yet.
 
     Raises:
-        RunError: folds of another split are trained or begun.
+        RunError: folds of another split are trained or begun, or the user gave the folds.
         InputError: there are fewer cases than folds.
     """
     plan, parts = _read(run)
     if len(parts.folds) == n:
         return
+    if parts.given:
+        raise RunError(f"has {len(parts.folds)} folds that were given", run, "leave --folds out, or plan without them")
     if any((run / "folds").glob("*/*.safetensors")):
         raise RunError(f"holds folds of a split into {len(parts.folds)}", run, "plan into a new folder")
     fingerprint = read_record(run / "fingerprint.json", Fingerprint)
@@ -107,7 +109,7 @@ def use_folds(run: Path, n: int) -> None:
     if not 2 <= n <= most:
         cases = f"{plan.cases} cases" + (f" of {most} patients" if most < plan.cases else "")
         raise InputError(f"{cases} cannot be split into {n} folds", run, f"give 2 to {most}")
-    write_record(run / "splits.json", splits(fingerprint, parts.seed, n))
+    write_record(run / "splits.json", split(fingerprint, parts.seed, n))
 
 
 def _fold_cases(parts: Splits, fold: str, run: Path) -> Fold:

@@ -152,7 +152,7 @@ def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_goes_on(tmp_path
 def test_ctrl_c_while_planning_and_predicting(tmp_path: Path) -> None:
     data, run, out = write_dataset(tmp_path / "data", 30, (40, 40, 40)), tmp_path / "planned", tmp_path / "out"
     for when, asked in (
-        (some(run, "cache/3d/*.json"), ("plan", data, "-o", run, "--budget", "2steps", "--device", "cpu")),
+        (some(run, "cache/3d/*.safetensors"), ("plan", data, "-o", run, "--budget", "2steps", "--device", "cpu")),
         (some(out, "cases/*.json"), ("infer", untrained_run(tmp_path), data / "images", "-o", out)),
     ):
         code, err = stopped(signal.SIGINT, when, *asked)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 
 from medseg.cli.app import run_command
+from medseg.preprocessing import case_file
 from tests.tiny import blobs, planned_run, untrained_run, write_case, write_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,7 +128,7 @@ def test_one_bad_case_is_named_and_the_others_are_planned(
     assert "1 case(s) failed: case0; the others are done; mend these and run the same command again" in line
     (told,) = [text for text in err.splitlines() if words in text]
     assert "case0" in told
-    assert {p.name for p in (tmp_path / "run/cache/3d").glob("*.json")} == {f"case{k}.json" for k in (1, 2, 3)}
+    assert {p.name for p in (tmp_path / "run/cache/3d").iterdir()} == {f"case{k}.safetensors" for k in (1, 2, 3)}
     assert run_command(["train", str(tmp_path / "run"), "--steps", "1", "--device", "cpu"]) == 0
 
     write_case(data, "case0", *blobs(0), np.eye(4))
@@ -176,7 +177,11 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.Captur
         (["--budget", "soon"], "--budget soon is no budget; give a time such as"),
         (["--budget", "0min"], "--budget 0min is no budget"),
         (["--budget", ""], "is no budget"),
-        (["--dims", "4d"], "--dims 4d is no choice; give auto, 2d or 3d"),
+        (["--dims", "4d"], "--dims 4d is no choice; give auto, 2d, 3d or lowres"),
+        (["--dims", "cascade"], "the second stage of a cascade cannot be trained yet; give 3d or lowres"),
+        (["--network", "vnet"], "--network vnet is no family of networks; give one of unet, resenc-m, resenc-l, "),
+        (["--splits", "/none.json"], "/none.json: there is no such file"),
+        (["--compare", "/none.json"], "/none.json: there is no such file"),
         (["--memory", "0"], "--memory 0 GB cannot be planned for; give 1 to 1000"),
         (["--memory", "nan"], "--memory nan GB cannot"),
         (["--seed", "-1"], "--seed -1 cannot be used; give 0 to"),
@@ -272,15 +277,15 @@ def test_a_full_disk_while_planning(
 ) -> None:
     data, run = write_dataset(tmp_path / "data", 3), tmp_path / "run"
 
-    def full(path: Path, *_: Any, **__: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("64000 requested and 61408 written")  # numpy's words for it
+    def full(file: BinaryIO, _: object) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr(np, "save", full)
+        disk.setattr(case_file, "_write", full)
         line, _ = complaint(capsys, *plan(data, run))
     assert "no space left on device; free some space there or choose another folder" in line
-    assert not list(run.rglob("*.npy"))
+    assert not list((run / "cache").rglob("*.safetensors"))
     assert not list(run.rglob(".part*"))
     assert run_command([str(a) for a in plan(data, run)]) == 0
 

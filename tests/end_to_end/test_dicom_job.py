@@ -14,6 +14,7 @@ from medseg.cli.app import run_command
 from medseg.files import read_record
 from medseg.imaging.naming import CaseMap
 from medseg.planning.plan import Plan
+from medseg.preprocessing.cache import load_cases
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "train"
 NAMES = "1=liver, 2=kidney, 3=lesion"
@@ -35,8 +36,9 @@ def exported(root: Path) -> Path:
 
 
 def cached(run: Path, case: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    (folder,) = (path for path in (run / "cache").iterdir() if path.name != "fingerprint")
-    return np.load(folder / f"{case}.image.npy"), np.load(folder / f"{case}.classes.npy")
+    plan = read_record(run / "plan.json", Plan)
+    (found,) = load_cases(run / "cache" / plan.chosen, [case], plan.configuration.preprocessing)
+    return found.image_CXYZ, found.classes_XYZ
 
 
 @pytest.mark.slow

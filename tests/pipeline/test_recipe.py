@@ -10,7 +10,7 @@ import pytest
 from medseg.errors import InputError
 from medseg.files import read_record
 from medseg.pipeline.recipe import Ran, StepBegins, read_recipe, run_recipe
-from medseg.planning.plan import Splits
+from medseg.planning.plan import Plan, Splits
 from tests.conftest import ROOT
 from tests.tiny import last, write_dataset
 
@@ -164,3 +164,13 @@ def test_cases_that_a_step_sets_aside_are_told(tmp_path: Path) -> None:
     events = run_recipe(read_recipe(recipe_file(tmp_path, text)), tmp_path / "out")
     summary = last(events)
     assert sorted(summary.failed) == ["broken", "case0"]
+
+
+def test_a_recipe_may_name_the_network_and_the_folds(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 3)
+    (data / "mine.json").write_text('[{"train": ["case0", "case1"], "val": ["case2"]}]')
+    text = PLAIN.replace("{plan: {}}", "{plan: {splits: mine.json}}") + "data: data\nnetwork: resenc-m\n"
+    assert last(run_recipe(read_recipe(recipe_file(tmp_path, text)), tmp_path / "out")).failed == {}
+    assert read_record(tmp_path / "out/run/plan.json", Plan).configuration.network.kind == "resenc"
+    assert read_record(tmp_path / "out/run/splits.json", Splits).folds[0].validation == ("case2",)
+    assert read_recipe(recipe_file(tmp_path), ["network=resenc-l"]).network == "resenc-l"

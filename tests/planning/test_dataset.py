@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from medseg.errors import InputError, ResourceError, RunError
@@ -17,23 +20,31 @@ from medseg.files import read_record, write_record
 from medseg.imaging.naming import read_case_map
 from medseg.imaging.source import ReadOptions
 from medseg.networks.topology import NetworkSettings
+from medseg.parallel import InPlace
 from medseg.planning import dataset as module
-from medseg.planning.dataset import Planned, plan_dataset, splits
+from medseg.planning import preparation
+from medseg.planning.cost import Machine, Measured
+from medseg.planning.dataset import Planned, plan_dataset
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Budget, Plan, Request, Splits
+from medseg.planning.splits import split
 from medseg.preprocessing.cache import load_cases
+from medseg.preprocessing.on_device import on_device
+from medseg.preprocessing.resample import ON_CPU
 from tests.imaging.labelled_build import NAMES, box, label, overlapping, series
-from tests.planning.build import alike
 from tests.preprocessing.build import describe, write_case, write_dataset
 
 
-def a_tenth(network: NetworkSettings, patch: tuple[int, ...], batch: int) -> float:
-    return 0.1
+def a_tenth(network: NetworkSettings, patch: tuple[int, ...], batch: int) -> Measured:
+    return Measured(0.1, 1e9)
 
 
-def plan(data: Path, run: Path, request: Request | None = None) -> tuple[Planned, list[str]]:
+MACHINE = Machine(a_tenth, lambda: 16e9)
+
+
+def plan(data: Path, run: Path, request: Request | None = None, folds: Path | None = None) -> tuple[Planned, list[str]]:
     """The end of planning, and the texts of its notes."""
-    events = list(plan_dataset(data, run, request or Request(), a_tenth))
+    events = list(plan_dataset(data, run, request or Request(), MACHINE, folds))
     *before, planned = events
     assert isinstance(planned, Planned)
     assert all(isinstance(event, Stage | Advanced | Note) for event in before)
@@ -66,7 +77,7 @@ def test_a_data_set_is_planned_and_prepared(tmp_path):
 
 
 def test_progress_reaches_the_number_of_cases(tmp_path):
-    events = list(plan_dataset(write_dataset(tmp_path / "data", n=3), tmp_path / "run", Request(), a_tenth))
+    events = list(plan_dataset(write_dataset(tmp_path / "data", n=3), tmp_path / "run", Request(), MACHINE))
     stages = [e for e in events if isinstance(e, Stage)]
     assert [(s.name, s.total) for s in stages] == [("look", 3), ("prepare", 3)]
     assert all(s.expect for s in stages)
@@ -191,7 +202,7 @@ def test_a_bad_case_is_set_aside_by_name_and_the_others_go_on(tmp_path, wrong):
     load_cases(
         tmp_path / "run" / "cache" / "3d", [f"case{i}" for i in range(4)], planned.plan.configuration.preprocessing
     )
-    assert not (tmp_path / "run" / "cache" / "3d" / "bad.json").exists()
+    assert not (tmp_path / "run" / "cache" / "3d" / "bad.safetensors").exists()
 
 
 def test_a_mended_case_comes_in(tmp_path):
@@ -238,7 +249,7 @@ def test_empty_label_maps_are_refused_if_all_are_told_if_one_is(tmp_path):
 
 
 def test_a_case_that_cannot_be_prepared_is_not_in_the_splits(tmp_path, monkeypatch):
-    data, prepare = write_dataset(tmp_path / "data", n=5), module.prepare_case
+    data, prepare = write_dataset(tmp_path / "data", n=5), preparation.prepare_case
 
     def failing(job):
         if job.case.name == "case2":
@@ -246,7 +257,7 @@ def test_a_case_that_cannot_be_prepared_is_not_in_the_splits(tmp_path, monkeypat
         return prepare(job)
 
     with monkeypatch.context() as bad:
-        bad.setattr(module, "prepare_case", failing)
+        bad.setattr(preparation, "prepare_case", failing)
         planned, notes = plan(data, tmp_path / "run")
     assert set(planned.failed) == {"case2"}
     assert planned.prepared == 4
@@ -266,7 +277,7 @@ def test_where_nothing_can_be_prepared_planning_stops(tmp_path, monkeypatch):
     def full(job):
         raise ResourceError("no space left on device", job.folder)
 
-    monkeypatch.setattr(module, "prepare_case", full)
+    monkeypatch.setattr(preparation, "prepare_case", full)
     with pytest.raises(ResourceError, match="no space left"):
         plan(write_dataset(tmp_path / "data", n=3), tmp_path / "run")
 
@@ -289,7 +300,7 @@ def test_folds_of_another_number_stay(tmp_path):
     data, run = write_dataset(tmp_path / "data", n=4), tmp_path / "run"
     plan(data, run)
     seen = read_record(run / "fingerprint.json", Fingerprint)
-    write_record(run / "splits.json", splits(seen, 0, folds=2))  # as medseg train --folds 2 does
+    write_record(run / "splits.json", split(seen, 0, folds=2))  # as medseg train --folds 2 does
     plan(data, run)
     assert len(read_record(run / "splits.json", Splits).folds) == 2
     write_case(data, "case9", seed=9)
@@ -315,14 +326,10 @@ def test_a_folder_without_data_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_splits_of_one_case_are_none():
-    assert splits(alike(1), 0) == Splits(seed=0, folds=())
-
-
 @pytest.mark.parametrize("after", [1, 4, 8])
 def test_killed_at_any_moment_the_same_command_goes_on(tmp_path, after):
     data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
-    events = plan_dataset(data, run, Request(), a_tenth)
+    events = plan_dataset(data, run, Request(), MACHINE)
     for _ in range(after):
         next(events)
     events.close()
@@ -356,7 +363,7 @@ def test_a_spacing_that_is_none_is_refused_before_anything_is_written(tmp_path):
 def test_cases_of_an_interrupted_plan_are_not_mixed_with_those_of_the_one_before(tmp_path, monkeypatch):
     data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
     plan(data, run)
-    prepare, prepared = module.prepare_case, []
+    prepare, prepared = preparation.prepare_case, []
 
     def stop_after_one(job):
         if prepared:
@@ -364,7 +371,7 @@ def test_cases_of_an_interrupted_plan_are_not_mixed_with_those_of_the_one_before
         prepared.append(prepare(job))
         return prepared[0]
 
-    monkeypatch.setattr(module, "prepare_case", stop_after_one)
+    monkeypatch.setattr(preparation, "prepare_case", stop_after_one)
     with pytest.raises(ResourceError):
         plan(data, run, Request(spacing="2"))
     now = read_record(run / "plan.json", Plan)
@@ -451,7 +458,7 @@ def test_structures_that_share_voxels_are_warned_of(tmp_path):
     for i in range(3):
         volume = series(data / f"{i}", seed=i)
         overlapping(data / f"{i}.dcm", volume, {1: box(at=2), 2: box(at=1)}, NAMES, "rtstruct")
-    events = list(plan_dataset(data, tmp_path / "run", Request(), a_tenth))
+    events = list(plan_dataset(data, tmp_path / "run", Request(), MACHINE))
     warned = [event.text for event in events if isinstance(event, Note) and event.warning]
     assert sum("[OVERLAP] liver loses 56% of its voxels to lesion" in text for text in warned) == 3
 
@@ -478,3 +485,143 @@ def test_values_that_were_renumbered_are_told(tmp_path):
     (data / "dataset.json").write_text(json.dumps({**described, "labels": labels}))
     _, notes = plan(data, tmp_path / "run")
     assert "values that no label map can hold have others here: 70000 (far) is 3" in notes
+
+
+# --- folds that the user gives ---------------------------------------------------------------------------------------
+
+
+def folds_file(path: Path, *validation: str, n: int = 4) -> Path:
+    """A fold for each name that is validated; the others are trained on."""
+    names = [f"case{k}" for k in range(n)]
+    path.write_text(json.dumps([{"train": [n for n in names if n != one], "val": [one]} for one in validation]))
+    return path
+
+
+def test_splits_final_beside_the_data_is_honoured_and_said(tmp_path):
+    data, run = write_dataset(tmp_path / "data", n=4), tmp_path / "run"
+    folds_file(data / "splits_final.json", "case2", "case0")
+    planned, notes = plan(data, run)
+    assert "folds: the 2 of splits_final.json" in notes
+    assert any("validated in none of the given folds: case1, case3" in note for note in notes)
+    assert planned.splits == read_record(run / "splits.json", Splits)
+    assert [f.validation for f in planned.splits.folds] == [("case2",), ("case0",)]
+    assert planned.splits.given
+    assert planned.plan.request.splits != ""
+    again, _ = plan(data, run)
+    assert (again.plan, again.splits) == (planned.plan, planned.splits)
+    (data / "splits_final.json").unlink()
+    own, _ = plan(data, run)
+    assert (len(own.splits.folds), own.splits.given, own.plan.request.splits) == (4, False, "")
+
+
+def test_folds_may_be_named_and_win_over_those_beside_the_data(tmp_path):
+    data = write_dataset(tmp_path / "data", n=4)
+    folds_file(data / "splits_final.json", "case0")
+    named = folds_file(tmp_path / "mine.json", "case1", "case2", "case3")
+    planned, notes = plan(data, tmp_path / "run", folds=named)
+    assert "folds: the 3 of mine.json" in notes
+    assert len(planned.splits.folds) == 3
+
+
+def test_folds_of_other_cases_are_refused_before_anything_is_written(tmp_path):
+    data = write_dataset(tmp_path / "data", n=3)
+    with pytest.raises(InputError, match=r"names 1 case\(s\) that the data set does not have: case3; take them out"):
+        plan(data, tmp_path / "run", folds=folds_file(tmp_path / "mine.json", "case0"))
+    with pytest.raises(InputError, match="there is no such file"):
+        plan(data, tmp_path / "run", folds=tmp_path / "none.json")
+    assert not (tmp_path / "run").exists()
+
+
+def test_given_folds_lose_only_the_cases_that_are_set_aside(tmp_path):
+    data = write_dataset(tmp_path / "data", n=4)
+    cut_case = data / "images" / "case1.nii.gz"
+    cut_case.write_bytes(cut_case.read_bytes()[:400])
+    planned, _ = plan(data, tmp_path / "run", folds=folds_file(tmp_path / "mine.json", "case2"))
+    (fold,) = planned.splits.folds
+    assert (fold.train, fold.validation) == (("case0", "case3"), ("case2",))
+
+
+# --- only what changed -----------------------------------------------------------------------------------------------
+
+
+def prepared_cases(data: Path, run: Path, request: Request | None = None) -> list[str]:
+    """Names of the cases that a plan prepared, in order of their progress."""
+    names: list[str] | None = None
+    for event in plan_dataset(data, run, request or Request(), MACHINE):
+        if isinstance(event, Stage):
+            names = [] if event.name == "prepare" else None
+        elif isinstance(event, Advanced) and names is not None:
+            names.append(event.what)
+    return sorted(names or [])
+
+
+def test_only_what_changed_is_prepared_again(tmp_path):
+    data, run = write_dataset(tmp_path / "data", n=4), tmp_path / "run"
+    assert prepared_cases(data, run) == ["case0", "case1", "case2", "case3"]
+    assert prepared_cases(data, run) == []
+    write_case(data, "case1", seed=9)
+    write_case(data, "case4", seed=4)
+    assert prepared_cases(data, run) == ["case1", "case4"]
+    (run / "cache" / "3d" / "case2.safetensors").unlink()
+    assert prepared_cases(data, run) == ["case2"]
+    assert prepared_cases(data, run, Request(budget=Budget(seconds=60))) == []  # the scans are prepared as before
+    assert len(prepared_cases(data, run, Request(spacing="2"))) == 5
+
+
+def test_time_disk_and_memory_are_said_before_the_work(tmp_path):
+    events = list(plan_dataset(write_dataset(tmp_path / "data", n=3), tmp_path / "run", Request(), MACHINE))
+    look, prepare = (e.expect for e in events if isinstance(e, Stage))
+    assert re.fullmatch(r"reading 3 cases, [\d.]+ MB, about 1 s on one core", look)
+    assert re.fullmatch(r"about 1 s on one core, [\d.]+ [MG]B of RAM a case, [\d.]+ [MG]B on disk", prepare)
+
+
+@pytest.mark.parametrize("channel", ["CT", "MR"])
+def test_the_disk_that_is_predicted_is_about_that_which_is_used(tmp_path, channel):
+    data = write_dataset(tmp_path / "data", n=3, shape=(48, 40, 32), channels=(channel,))
+    planned, _ = plan(data, tmp_path / "run")
+    used = sum(p.stat().st_size for p in (tmp_path / "run" / "cache" / "3d").iterdir())
+    assert planned.plan.configuration.cost.cache_gb * 1e9 == pytest.approx(used, rel=0.1 if channel == "CT" else 0.35)
+
+
+def test_a_plan_of_another_medseg_is_made_anew(tmp_path):
+    data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
+    first, _ = plan(data, run)
+    said = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps({**said, "version": 1}))
+    (run / "splits.json").write_text('{"old": 1}')
+    second, notes = plan(data, run)
+    assert any(note.startswith("the plan that is there is made anew: ") and "version 1" in note for note in notes)
+    assert (second.plan, second.splits) == (first.plan, first.splits)
+    (run / "plan.json").write_text("{")
+    (run / "folds" / "0").mkdir(parents=True)
+    (run / "folds" / "0" / "model.safetensors").touch()
+    with pytest.raises(RunError, match="another plan"):
+        plan(data, run)
+
+
+def test_a_device_that_resamples_prepares_the_same_cases(tmp_path):
+    """As on a GPU, in threads of this process; torch's CPU stands in for it."""
+    data = write_dataset(tmp_path / "data", n=5)
+    plan(data, tmp_path / "run")
+    device = on_device(torch.device("cpu"))
+    *_, planned = plan_dataset(data, tmp_path / "other", Request(), MACHINE, resampler=device)
+    assert isinstance(planned, Planned)
+    names, settings = [f"case{k}" for k in range(5)], planned.plan.configuration.preprocessing
+    ours = load_cases(tmp_path / "run" / "cache" / "3d", names, settings)
+    theirs = load_cases(tmp_path / "other" / "cache" / "3d", names, settings)
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.array_equal(one.classes_XYZ, other.classes_XYZ)
+        assert np.allclose(one.image_CXYZ, other.image_CXYZ, atol=2e-3)
+    assert prepared_cases(data, tmp_path / "other") == []
+
+
+def test_a_device_works_in_threads_of_this_process_a_processor_does_not():
+    here, at_once = preparation._executor(20, 1000.0, 1e6, on_device(torch.device("cpu")))
+    assert isinstance(here, ThreadPoolExecutor)
+    assert at_once == preparation.GPU_READERS
+    few, at_once = preparation._executor(20, 1000.0, 1e15, on_device(torch.device("cpu")))
+    assert at_once == 1
+    elsewhere, _ = preparation._executor(2, 0.1, 1e6, ON_CPU)
+    assert isinstance(elsewhere, InPlace)
+    for executor in (here, few, elsewhere):
+        executor.shutdown()

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medseg.errors import GeometryError, InputError, MedsegError
 from medseg.imaging.dataset import Case, find_dataset
@@ -14,11 +16,13 @@ from medseg.planning import fingerprint as module
 from medseg.planning.fingerprint import (
     Fingerprint,
     FingerprintJob,
+    Sketch,
     centres,
     fingerprint_case,
     merged,
     pooled,
 )
+from medseg.planning.scan_values import look_at_values
 from tests.planning.build import alike, looked_at, sketch
 from tests.preprocessing.build import describe, grid_of, write_case, write_dataset
 
@@ -26,6 +30,12 @@ from tests.preprocessing.build import describe, grid_of, write_case, write_datas
 def jobs(data: Path, out: Path) -> list[FingerprintJob]:
     dataset = find_dataset(data)
     return [FingerprintJob(case, dataset, out) for case in dataset.cases]
+
+
+def sketch_of(values: np.ndarray) -> Sketch:
+    """Of voxels that are all labelled."""
+    image = values.reshape(-1, 1, 1)
+    return look_at_values(image, np.ones(image.shape, np.uint8), image.size)[0]
 
 
 def test_a_case_worked_out_by_hand(tmp_path):
@@ -51,9 +61,15 @@ def test_a_case_worked_out_by_hand(tmp_path):
     assert (channel.quantiles[0], channel.quantiles[100], channel.quantiles[-1]) == (10, 20, 60)
     first, second = seen.structures
     assert (first.value, first.voxels, first.volume_ml) == (1, 2, pytest.approx(2 * 5 / 1000))
+    assert first.share == pytest.approx(2 / 240, rel=1e-5)
+    assert (first.touches, first.pieces, first.small) == ("P", 1, ())  # stored A 0 and S 1 of 0 to 3
+    assert second.touches == "AI"
+    (whole,) = seen.whole
+    assert (whole.low, whole.high) == (0, 100)
+    assert seen.modalities == ("MR",)
     # the crop holds L voxels 2..7; stored 2 is the rightmost of them, so 5 of 6 along R
-    assert first.centre == pytest.approx((5.5 / 6, 1 / 6, 1.5 / 4))
-    assert second.centre == pytest.approx((0.5 / 6, 5.5 / 6, 0.5 / 4))
+    assert first.centre == pytest.approx((5.5 / 6, 1 / 6, 1.5 / 4), rel=1e-5)
+    assert second.centre == pytest.approx((0.5 / 6, 5.5 / 6, 0.5 / 4), rel=1e-5)
 
 
 def test_an_unchanged_case_is_not_read_again(tmp_path, monkeypatch):
@@ -109,14 +125,27 @@ def test_several_channels_have_a_sketch_each(tmp_path):
     assert np.diff(means) == pytest.approx([10, 10], abs=3)
 
 
-def test_the_order_of_merging_does_not_matter():
-    one, two, three = (Fingerprint(cases=(looked_at(name),)) for name in "abc")
-    left, right = merged(merged(one, two), three), merged(one, merged(three, two))
-    assert left == right == merged(three, one, two)
-    assert [c.case for c in left.cases] == ["a", "b", "c"]
-    assert left.digest == right.digest
-    assert merged(left, two) == left
-    assert merged(left, Fingerprint(cases=())) == left
+NAMES = st.lists(st.sampled_from("abcdef"), max_size=6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(first=NAMES, second=NAMES, third=NAMES, order=st.permutations(range(3)))
+def test_merging_is_associative_and_commutative(first, second, third, order):
+    parts = [Fingerprint(cases=tuple(looked_at(name) for name in names)) for names in (first, second, third)]
+    one, two, three = parts
+    every = merged(one, two, three)
+    assert merged(merged(one, two), three) == merged(one, merged(two, three)) == every
+    assert merged(*(parts[k] for k in order)) == every
+    assert merged(every, one) == merged(every, Fingerprint(cases=())) == every
+    assert [c.case for c in every.cases] == sorted({*first, *second, *third})
+    assert merged(*(parts[k] for k in order)).digest == every.digest
+
+
+def test_two_different_cases_of_one_name_are_not_merged():
+    one, two = looked_at("a"), looked_at("a", shape=(9, 9, 9))
+    for parts in ((one, two), (two, one)):
+        with pytest.raises(InputError, match="two different cases"):
+            merged(*(Fingerprint(cases=(case,)) for case in parts))
 
 
 def test_the_digest_tells_any_change():
@@ -143,7 +172,7 @@ def test_pooling_gives_each_case_the_same_weight():
 def test_pooled_quantiles_are_near_those_of_all_voxels():
     rng = np.random.default_rng(0)
     values = [rng.normal(mean, 20, 20_000).astype(np.float32) for mean in (30, 50, 60)]
-    cases = tuple(looked_at(str(i), channels=(module._sketch(v),)) for i, v in enumerate(values))
+    cases = tuple(looked_at(str(i), channels=(sketch_of(v),)) for i, v in enumerate(values))
     both, every = pooled(Fingerprint(cases=cases), 0), np.concatenate(values)
     assert both.mean == pytest.approx(every.mean(), abs=0.01)
     assert both.sd == pytest.approx(every.std(), abs=0.01)
@@ -152,7 +181,7 @@ def test_pooled_quantiles_are_near_those_of_all_voxels():
 
 
 def test_cases_without_structures_do_not_count_in_the_pool():
-    empty = module._sketch(np.array([], np.float32))
+    empty = Sketch(voxels=0, mean=0, sd=0, quantiles=())
     cases = (looked_at("a", channels=(empty,)), looked_at("b", channels=(sketch(0, 10),)))
     assert pooled(Fingerprint(cases=cases), 0).mean == 5
     assert pooled(Fingerprint(cases=cases[:1]), 0).voxels == 0
@@ -167,3 +196,35 @@ def test_centres_are_those_of_the_cases_that_hold_the_structure():
 def test_it_survives_being_written():
     base = alike(2)
     assert Fingerprint.model_validate_json(base.model_dump_json()) == base
+
+
+def test_voxels_that_nobody_labelled_are_background(tmp_path):
+    data = write_dataset(tmp_path / "data", n=1)
+    (job,) = jobs(data, tmp_path / "out")
+    plain = fingerprint_case(job)
+    described = (data / "dataset.json").read_text().replace('"lesion": 2', '"ignore": 2')
+    (data / "dataset.json").write_text(described)
+    (job,) = jobs(data, tmp_path / "other")
+    without = fingerprint_case(job)
+    assert [s.value for s in plain.structures] == [1, 2]
+    assert without.structures == plain.structures[:1]
+    assert without.channels[0].voxels == plain.structures[0].voxels
+
+
+def test_the_crop_is_that_of_preparation(tmp_path):
+    """CT is cropped to the body, since its air is not zero."""
+    image, label = np.full((40, 30, 20), -1000, np.float32), np.zeros((40, 30, 20), np.uint8)
+    image[10:30, 5:25] = 40
+    label[12:20, 10:20, 5:15] = 1
+    grid = Grid(image.shape, np.eye(4))
+    write_volume(tmp_path / "images" / "a.nii.gz", Volume(image, grid))
+    write_labels(tmp_path / "labels" / "a.nii.gz", LabelMap(label, grid, {}))
+    for channel, cropped in (("MR", (40, 30, 20)), ("CT", (24, 24, 20))):
+        describe(tmp_path, {1: "liver"}, channels=(channel,))
+        (job,) = jobs(tmp_path, tmp_path / channel)
+        assert fingerprint_case(job).cropped == cropped
+
+
+def test_a_record_is_small(tmp_path):
+    (job,) = jobs(write_dataset(tmp_path / "data", n=1), tmp_path / "out")
+    assert len(Fingerprint(cases=(fingerprint_case(job),)).model_dump_json(indent=1)) < 5_300

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import itertools
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from medseg.preprocessing.intensity import normalised
+from medseg.preprocessing import intensity
+from medseg.preprocessing.intensity import normalised, outline
 from medseg.preprocessing.settings import Normalisation
 
 CT = Normalisation(kind="ct", lower=-100, upper=200, mean=50, sd=20)
@@ -59,3 +63,48 @@ def test_it_is_float32_and_a_new_array(how):
     assert out.dtype == np.float32
     assert not np.shares_memory(out, values)
     np.testing.assert_array_equal(values, before)
+
+
+@pytest.mark.parametrize("how", [CT, Normalisation(kind="zscore"), Normalisation(kind="zscore", nonzero_only=True)])
+@pytest.mark.parametrize("order", list(itertools.permutations((0, 1, 2))))
+def test_it_does_not_matter_how_the_scan_lies_in_memory(monkeypatch, how, order):
+    values = scan()
+    values[:2] = 0
+    wanted = normalised(values, how)
+    monkeypatch.setattr(intensity, "_PIECE", 16)
+    wider = np.zeros([n + 3 for n in values.shape], np.float32)
+    wider[1:-2, 1:-2, 1:-2] = values
+    for given in (values.transpose(order).copy().transpose(np.argsort(order)), wider[1:-2, 1:-2, 1:-2]):
+        for flip in (1, -1):
+            out = normalised(given[::flip, ::flip], how)
+            np.testing.assert_allclose(out[::flip, ::flip], wanted, atol=2e-6)
+
+
+def test_whole_numbers_are_taken_as_they_are():
+    values = (10 * scan()).astype(np.int16)
+    np.testing.assert_array_equal(normalised(values, CT), normalised(values.astype(np.float32), CT))
+
+
+def test_zeros_within_the_outline_count_as_in_nnunet():
+    """The mask is what is not zero in any channel, holes filled; statistics are those of the mask."""
+    first, second = np.zeros((9, 9, 9), np.float32), np.zeros((9, 9, 9), np.float32)
+    first[2:7, 2:7, 2:7] = scan()[:5, :5, :5]
+    first[4, 4, 4] = 0
+    second[7, 2:7, 2:7] = 1
+    inside = np.zeros(first.shape, bool)
+    inside[2:8, 2:7, 2:7] = True
+    np.testing.assert_array_equal(outline([first, second]), inside)
+    out = normalised(first, Normalisation(kind="zscore", nonzero_only=True), outline([first, second]))
+    np.testing.assert_allclose(out[inside], (first[inside] - first[inside].mean()) / first[inside].std(), atol=1e-5)
+    assert (out[~inside] == 0).all()
+    assert out[4, 4, 4] < -0.5
+
+
+@pytest.mark.parametrize("how", [CT, Normalisation(kind="zscore")])
+def test_the_copy_is_all_the_memory_that_it_takes(how):
+    values = np.zeros((100, 100, 100), np.float32, order="F")
+    tracemalloc.start()
+    normalised(values, how)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * values.nbytes

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from medseg.preprocessing.prepare import (
     restore,
     restore_classes,
 )
+from medseg.preprocessing.resample import Resampler
 from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
 from tests.preprocessing.build import grid_of, oblique, one_hot, orientations
 
@@ -82,6 +84,86 @@ def test_without_resampling_the_labels_come_back_exactly(grid, pad, seed, keep):
     np.testing.assert_array_equal(restored.array, labels.array)
     assert dict(restored.names) == NAMES
     assert Undo.model_validate_json(prepared.undo.model_dump_json()) == prepared.undo
+
+
+CT = Normalisation(kind="ct", lower=-1000, upper=1000, mean=0, sd=500)
+BODY = PreprocessingSettings(spacing_mm=(None, None, None), channels=(CT,), crop="body")
+
+
+@FAST
+@given(
+    grid=GRIDS, pad=PADS, seed=st.integers(0, 99), order=st.sampled_from("CF"), n=st.sampled_from([2, 255, 256, 700])
+)
+def test_labels_of_any_number_of_structures_come_back_from_a_crop_to_the_body(grid, pad, seed, order, n):
+    rng = np.random.default_rng(seed)
+    values = sorted(int(v) for v in rng.choice(np.arange(1, 65536), n, replace=False))
+    image, _ = scan(grid, pad, seed)
+    body = np.where(image.array > 0, 40, -1000).astype(np.float32, order=order)
+    given_ = np.where(image.array > 0, rng.choice([0, *values], grid.shape), 0).astype(np.uint16, order=order)
+    labels = LabelMap(given_, grid, {})
+    prepared = prepare([Volume(body, grid)], BODY)
+    classes = prepare_labels(labels, prepared.undo, values)
+    assert classes.dtype == (np.uint8 if n <= 255 else np.uint16)
+    assert classes.flags.c_contiguous
+    restored = restore_classes(classes, prepared.undo, values, {})
+    np.testing.assert_array_equal(restored.array, given_)
+    present = [0, *np.unique(classes[classes > 0])]  # a logit for each of 700 classes would be slow
+    logits = np.stack([(classes == k).astype(np.float32) for k in present])
+    few = [values[k - 1] for k in present[1:]] or [1]
+    np.testing.assert_array_equal(restore(logits, prepared.undo, few, {}).array, given_)
+    assert restored.grid.agrees(grid)
+
+
+@pytest.mark.parametrize("how", [at(1, 1, 1), AS_STORED])
+def test_the_scan_that_is_given_stays_as_it_is(how):
+    image, labels = scan(grid_of((2, 0, 1), (-1, 1, 1)))
+    before, marks = image.array.copy(), labels.array.copy()
+    prepared = prepare([image], how)
+    classes = prepare_labels(labels, prepared.undo, VALUES)
+    assert not np.shares_memory(prepared.image_CXYZ, image.array)
+    prepared.image_CXYZ[...] = 0
+    restore_classes(classes, prepared.undo, VALUES, {}) if how is AS_STORED else None
+    np.testing.assert_array_equal(image.array, before)
+    np.testing.assert_array_equal(labels.array, marks)
+
+
+def test_resampling_is_done_where_it_is_said_to_be():
+    calls: list[tuple[Any, ...]] = []
+
+    def image_of(array: Any, shape: Any, orders: Any) -> Any:
+        calls.append((array.dtype, shape, orders))
+        return np.full(shape, 7, np.float32)
+
+    def labels_of(array: Any, shape: Any, orders: Any) -> Any:
+        calls.append((array.dtype, shape, orders))
+        return np.full(shape, 2, array.dtype)
+
+    image, labels = scan(grid_of((0, 1, 2), (1, 1, 1), (4, 4, 4), (1, 1, 4)))
+    prepared = prepare([image, image], at(2, 1, 1, channels=2), Resampler(image_of, labels_of))
+    classes = prepare_labels(labels, prepared.undo, VALUES, Resampler(image_of, labels_of))
+    assert calls == [(np.float32, (2, 4, 16), (3, 3, 1))] * 2 + [(np.uint8, (2, 4, 16), (1, 1, 1))]
+    assert (prepared.image_CXYZ == 7).all()
+    assert (classes == 2).all()
+
+
+def test_only_the_crop_is_copied():
+    """The peak is the crop, the copy that is resampled from, and the result, whatever the size of the scan."""
+    image = np.zeros((200, 200, 120), np.float32, order="F")
+    image[60:140, 60:140, 20:100] = 1
+    volume = Volume(image, Grid(image.shape, np.eye(4)))
+    labels = LabelMap((image > 0).astype(np.uint16, order="F") * 300, volume.grid, {})
+    crop = 80**3 * 4
+    prepare([volume], AS_STORED)  # what is imported or kept for good is not meant
+    tracemalloc.start()
+    prepared = prepare([volume], AS_STORED)
+    image_peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert image_peak < 2.5 * crop
+    tracemalloc.start()
+    prepare_labels(labels, prepared.undo, VALUES)
+    label_peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert label_peak < 1.5 * crop
 
 
 def test_the_network_sees_ras_whatever_the_order_on_disk():

@@ -11,10 +11,9 @@ from medseg.inference.records import RESEARCH_USE, Prediction, Predictions, Unre
 from medseg.report.evaluation import scores_table
 from medseg.report.inference import predictions_table
 from medseg.report.inspection import inspection_table
-from medseg.report.plan import plan_tables
 from medseg.report.table import Table, number
 from tests.pipeline.test_expect import scores
-from tests.tiny import configuration, plan_of, write_dataset
+from tests.tiny import write_dataset
 
 
 def inspect(path: Path, key: str) -> Inspection:
@@ -86,15 +85,6 @@ def test_predictions_with_failures_and_warnings() -> None:
     assert cells(table) == "a|12.35|-|1.2|is odd; is small\nb|-|-|-|failed: is cut"
     assert table.columns == ("case", "liver ml", "lesion ml", "s", "look at")
     assert table.remarks == (RESEARCH_USE,)
-
-
-def test_the_plan_tells_every_configuration_and_which_is_chosen() -> None:
-    plan = plan_of(configuration())
-    flat = configuration(dims=2)
-    choices, side_by_side = plan_tables(plan.model_copy(update={"configurations": {"3d": configuration(), "2d": flat}}))
-    assert "6 cases, blob1, blob2" in choices.title
-    assert "3D (chosen)|1 x 1 x 1 mm|16 x 16 x 16|8 x 8 x 8|2|4, 8, 8" in cells(side_by_side)
-    assert "2D|" in cells(side_by_side)
 
 
 def test_inspection_of_labelled_cases_and_of_scans(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_a_budget_that_is_over_before_the_first_step_is_an_error(tmp_path: Path)
         with pytest.raises(InputError, match="the budget was used up before the first step; give a longer --budget"):
             trained(run, budget=Budget(seconds=10.0), clock=Clock(0.5), started=started)
     assert not (run / "folds/0/model.json").exists()
-    assert not list(run.rglob("*.safetensors"))
+    assert not list((run / "folds").rglob("*.safetensors"))
 
 
 def test_a_time_budget_is_shared_by_the_folds(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_what_is_no_run_or_not_prepared(tmp_path: Path) -> None:
         use_folds(tmp_path / "none", 3)
     run = planned_run(tmp_path)
     case = read_record(run / "splits.json", Splits).folds[0].train[0]
-    (run / "cache/3d" / f"{case}.image.npy").unlink()
+    (run / "cache/3d" / f"{case}.safetensors").unlink()
     with pytest.raises(RunError, match=f"case {case} is not prepared; run medseg plan again"):
         trained(run)
 
@@ -240,5 +240,5 @@ def test_a_full_disk_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ResourceError, match="no space left"):
         trained(run)
     monkeypatch.undo()
-    assert not list(run.rglob("*.safetensors"))
+    assert not list((run / "folds").rglob("*.safetensors"))
     assert trained(run).folds[0].steps == 2

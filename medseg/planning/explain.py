@@ -1,0 +1,216 @@
+"""Decisions in words: for each part of a configuration the reason that a radiologist can follow, with its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from medseg.planning.families import Family
+from medseg.planning.fingerprint import Fingerprint
+from medseg.planning.fitting import Fit
+from medseg.planning.plan import AXES, Budget, Name, Reason, Schedule, Structure, Window
+from medseg.planning.spacing import Numbers
+from medseg.planning.volumes import Volumes
+from medseg.preprocessing.settings import Crop
+
+IN_WORDS: dict[Name, str] = {
+    "2d": "2D",
+    "3d": "3D",
+    "3d_lowres": "3D at low resolution",
+    "3d_cascade": "3D cascade",
+}
+
+
+def by(shape: Sequence[int]) -> str:
+    """`64 x 64 x 32`."""
+    return " x ".join(map(str, shape))
+
+
+def mm(spacing: Sequence[float]) -> str:
+    """`0.77 x 0.77 x 1.5 mm`; `1.5 mm` where all axes are alike."""
+    told = [f"{s:.3g}" for s in spacing]
+    return f"{told[0] if len(set(told)) == 1 else ' x '.join(told)} mm"
+
+
+def data(channels: Sequence[str], structures: Sequence[Structure], volumes: Sequence[Volumes], chosen: bool) -> Reason:
+    """What goes in and what comes out."""
+    numbers: dict[str, float] = {}
+    for found in volumes:
+        numbers |= {f"cases with {found.name}": found.cases, f"median ml of {found.name}": found.median_ml}
+    return Reason(
+        topic="data",
+        choice=f"{', '.join(channels)} in; {len(structures)} structure(s) out",
+        why="structures as asked by --labels" if chosen else "all channels and structures that the data set names",
+        fields=("channels", "structures", "network.in_channels", "network.classes"),
+        numbers=numbers,
+    )
+
+
+def crop(how: Crop, fingerprint: Fingerprint) -> Reason:
+    """Which part of a scan is looked at."""
+    kept = sorted(math.prod(c.cropped) / math.prod(c.shape) for c in fingerprint.cases)
+    share = kept[len(kept) // 2]
+    why = "the air about it is not zero but holds nothing" if how == "body" else "what is zero holds nothing"
+    return Reason(
+        topic="crop",
+        choice="to the body" if how == "body" else "to what is not zero",
+        why=f"{why}; {100 * share:.0f} % of the median scan stay",
+        fields=("preprocessing.crop",),
+        numbers={"share of the median scan": share},
+    )
+
+
+def slices(axis: int | None) -> Reason:
+    """Along which axis a scan is cut."""
+    choice = "whole volumes" if axis is None else f"slices across {AXES[axis]}"
+    why = "a 3D network reads along all axes"
+    if axis is not None:
+        why = "the coarsest axis as stored, which is never resampled"
+    return Reason(topic="slices", choice=choice, why=why, fields=("slice_axis",))
+
+
+def coarser(spacing: Numbers, shape: Sequence[int], share_before: float, share: float) -> Reason:
+    """The spacing of a low resolution."""
+    return Reason(
+        topic="spacing",
+        choice=mm(spacing),
+        why=f"coarsened in steps of 3 % until a patch holds a quarter of the median scan: {100 * share:.0f} % of "
+        f"{by(shape)} voxels, {100 * share_before:.2g} % at full resolution",
+        numbers={"share of the scan in a patch": share, "the same at full resolution": share_before},
+    )
+
+
+def patch(found: Fit, whole: Sequence[int], spacing: Sequence[float], shape: Sequence[int]) -> Reason:
+    """How much the network sees at once; all for its own axes."""
+    size = [float(n * s) for n, s in zip(whole, spacing, strict=True)]
+    numbers = {f"mm along axis {k}": n for k, n in enumerate(size)}
+    numbers["share of the median scan"] = math.prod(whole) / math.prod(shape)
+    choice = f"{by(whole)} voxels ({by([round(n) for n in size])} mm)"
+    return Reason(topic="patch", choice=choice, why=found.how, fields=("patch",), numbers=found.numbers | numbers)
+
+
+def network(found: Fit, family: Family) -> Reason:
+    """Which network, and how wide."""
+    made = found.fitted.network
+    kind = "plain U-Net" if family.kind == "unet" else f"U-Net with residual encoder ({family.name})"
+    levels = len(made.features)
+    return Reason(
+        topic="network",
+        choice=f"{kind}, {levels} levels, {made.features[0]} to {made.features[-1]} features",
+        why=found.why,
+        fields=tuple(
+            f"network.{name}"
+            for name in ("kind", "dims", "features", "convs_encoder", "convs_decoder", "deep_supervision")
+        ),
+        numbers={"levels": levels, **found.numbers},
+    )
+
+
+def depth(found: Fit, spacing: Sequence[float]) -> Reason:
+    """How often each axis is halved, and how far each convolution reaches."""
+    strides = found.fitted.network.strides
+    halved = [sum(stride[a] > 1 for stride in strides) for a in range(len(strides[0]))]
+    thin = [k for k in found.fitted.network.kernels if 1 in k]
+    why = "down to 4 voxels, and only axes whose voxels are within twice the finest"
+    why += f"; {len(thin)} level(s) do not look across thick slices" if thin else ""
+    return Reason(
+        topic="depth",
+        choice=f"axes halved {by(halved)} times",
+        why=why,
+        fields=("network.kernels", "network.strides"),
+        numbers={f"mm a voxel along axis {k}": n for k, n in enumerate(spacing)},
+    )
+
+
+def batch(found: Fit, dataset_voxels: float, family: Family) -> Reason:
+    """How many patches a step sees."""
+    size = found.fitted.batch
+    seen = size * math.prod(found.fitted.patch) / dataset_voxels
+    if found.fitted.limit == float("inf"):
+        why = "many small steps learn more on a CPU than few large ones"
+    elif size == 2:
+        why = "the fewest that train steadily; memory goes to the patch first"
+    elif round(dataset_voxels * family.dataset_share / math.prod(found.fitted.patch)) <= size:
+        why = f"no more, since a step shall see at most {100 * family.dataset_share:.0f} % of all voxels"
+    else:
+        why = "what the memory holds of this patch"
+    numbers = {"share of all voxels in a step": seen}
+    return Reason(topic="batch", choice=f"{size} patches", why=why, fields=("schedule.batch",), numbers=numbers)
+
+
+def schedule(made: Schedule, device: str) -> tuple[Reason, Reason, Reason]:
+    """How the network learns: its optimiser, what it is shown, and how Dice is counted."""
+    sgd = made.optimiser == "sgd"
+    rate = f"rate {made.learning_rate:g}"
+    optimiser = Reason(
+        topic="optimiser",
+        choice=f"SGD, momentum 0.99, {rate}" if sgd else f"AdamW, {rate}, short warm-up",
+        why="nnU-Net's recipe for long training" if sgd else "learns more than SGD in the few steps of a CPU",
+        fields=tuple(f"schedule.{n}" for n in ("optimiser", "learning_rate", "weight_decay", "warm_up_share")),
+        numbers={"rate": made.learning_rate, "decay": made.weight_decay, "share of warm-up": made.warm_up_share},
+    )
+    sampling = Reason(
+        topic="sampling",
+        choice=f"{100 * made.foreground_share:.0f} % of patches lie on a structure",
+        why="small structures would else be rarely seen (nnU-Net's share); patches are turned, scaled, and changed in "
+        "brightness and noise, so that the network meets more than the few scans show",
+        fields=("schedule.foreground_share", "schedule.augment"),
+        numbers={"share": made.foreground_share},
+    )
+    dice = Reason(
+        topic="loss",
+        choice=f"Dice of {'the whole batch' if made.batch_dice else 'each patch'} + cross-entropy",
+        why=_dice_why(made.batch_dice, device),
+        fields=("schedule.batch_dice",),
+    )
+    return optimiser, sampling, dice
+
+
+def _dice_why(batch_dice: bool, device: str) -> str:
+    if batch_dice:
+        return "a patch sees little of a scan, so that many hold none of a structure (nnU-Net's rule)"
+    if device == "cpu":
+        return "with two patches a step there is little to pool"
+    return "a patch sees enough of a scan (nnU-Net's rule)"
+
+
+def window(made: Window) -> Reason:
+    """How a whole scan is predicted."""
+    return Reason(
+        topic="prediction",
+        choice=f"patches overlap by {100 * (1 - made.step):.0f} %; no mirroring",
+        why="neighbouring answers are blended by a Gaussian (nnU-Net's rule); averaging those of mirrored scans would "
+        "double the time with every axis",
+        fields=("window.step", "window.mirror_axes"),
+        numbers={"step": made.step},
+    )
+
+
+def previous(name: Name) -> Reason:
+    """What a configuration builds on."""
+    if name == "3d_cascade":
+        choice, why = "reads the segmentation at low resolution too", "a coarse look at the whole guides the fine one"
+    else:
+        choice, why = "reads the scan alone", "no coarser look at the scan comes before it"
+    return Reason(topic="input", choice=choice, why=why, fields=("previous",))
+
+
+def budget(taken: Budget, asked: bool, device: str) -> Reason:
+    """How long training may take."""
+    choice = f"{taken.steps} steps" if taken.steps else duration(taken.seconds or 0.0)
+    default = f"the default on a {'GPU' if device == 'cuda' else 'CPU'}; --budget sets another"
+    numbers = {"steps": float(taken.steps)} if taken.steps else {"seconds": taken.seconds or 0.0}
+    fields = ("budget.seconds", "budget.steps")
+    return Reason(topic="budget", choice=choice, why="as asked" if asked else default, fields=fields, numbers=numbers)
+
+
+def size(gb: float) -> str:
+    """`1.2 GB`, `3.4 MB`."""
+    return f"{gb:.2g} GB" if gb >= 0.1 else f"{1000 * gb:.2g} MB"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `20 min`, `8 h`."""
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 2 * 3600 else f"{seconds / 3600:.3g} h"

@@ -1,0 +1,109 @@
+"""CT that is not in Hounsfield units: an intercept that was left out or applied twice, a slope that was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.imaging.finding import Finding
+from medseg.planning.fingerprint import CaseFingerprint, Sketch, Whole
+from medseg.planning.outliers import FEWEST
+from medseg.planning.scan_values import PERCENTILES
+from medseg.preprocessing.crop import crop_for
+
+Floats = npt.NDArray[np.float64]
+
+AIR_HU = -500.0  # below it lies no tissue but lung
+INTERCEPT = 1024.0  # scanners store HU + 1024
+OFFSET = 500.0  # no contrast agent, no bone moves the bulk of a scan as far
+SLOPE = 3.0
+STORED_TISSUE = (850.0, 1400.0)  # fat, organs and blood with an intercept of -1024 left out
+PICTURE = 255.0  # values from 0 to 255, or less, were made for looking at
+_TODO = "export it again with its rescale slope and intercept applied, or leave it out"
+
+
+def not_hounsfield(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
+    """CT channels whose values cannot be HU, or are shifted or scaled beside those of the other cases."""
+    cases = [case for case in cases if case.whole]
+    for channel in range(min((len(case.whole) for case in cases), default=0)):
+        if not _is_ct(cases, channel):
+            continue
+        said = _beside_others(cases, channel)
+        for k, case in enumerate(cases):
+            if alone := _alone(case.whole[channel]):
+                said.setdefault(k, alone)
+        if len(said) > len(cases) / 2:
+            first = min(said)
+            yield _finding("", f"in {len(said)} of {len(cases)} cases, as in {cases[first].case}: {said[first]}")
+        else:
+            yield from (_finding(cases[k].case, what) for k, what in said.items())
+
+
+def _finding(case: str, what: str) -> Finding:
+    return Finding(case=case, code="hu", what=what, how_bad="suspect", todo=_TODO)
+
+
+def _is_ct(cases: Sequence[CaseFingerprint], channel: int) -> bool:
+    """By its name; where nothing names it, by air at -1000 in most cases."""
+    name = cases[0].modalities[channel] if cases[0].modalities else ""
+    if name and not name.isdecimal():
+        return crop_for((name,)) == "body"
+    air = [-1200 < case.whole[channel].percentiles[0] < -900 for case in cases]
+    return len(cases) >= FEWEST and float(np.mean(air)) > 0.8
+
+
+def _beside_others(cases: Sequence[CaseFingerprint], channel: int) -> dict[int, str]:
+    """What is odd about the cases, by their place, whose scan and labelled voxels alike differ from those of others."""
+    if len(cases) < FEWEST:
+        return {}
+    wholes, sketches = [c.whole[channel] for c in cases], [c.channels[channel] for c in cases]
+    top = _less_median(np.array([w.percentiles[PERCENTILES.index(95)] for w in wholes]))
+    middle = _less_median(np.array([_quantile(s, 50) for s in sketches]))
+    span = _less_median(np.log([max(w.percentiles[-1] - w.percentiles[0], 1e-6) for w in wholes]))
+    spread = _less_median(np.log([max(_quantile(s, 95) - _quantile(s, 5), 1e-6) for s in sketches]))
+    said = {}
+    for k, whole in enumerate(wholes):
+        if _both(top[k], middle[k], OFFSET):
+            usual = f"{abs(top[k]):.0f} HU {'above' if top[k] > 0 else 'below'} those of the other cases"
+            said[k] = f"its values lie about {usual}{_why(top[k])}"
+        elif _both(span[k], spread[k], float(np.log(SLOPE))):
+            said[k] = (
+                f"its values, from {whole.low:g} to {whole.high:g}, spread {np.exp(span[k]):.2g} times as far as those "
+                "of the other cases, as where a rescale slope was left out"
+            )
+    return said
+
+
+def _both(scan: float, labelled: float, least: float) -> bool:
+    """True if the scan is off, and so are its labelled voxels, to the same side, if there are any."""
+    return abs(scan) > least and (np.isnan(labelled) or labelled * np.sign(scan) > least)
+
+
+def _why(shift: float) -> str:
+    if abs(abs(shift) - INTERCEPT) > 150:
+        return ""
+    done = "left out" if shift > 0 else "applied twice"
+    return f", as where the rescale intercept of -1024 was {done}"
+
+
+def _alone(whole: Whole) -> str:
+    """What shows without any other case that values are no HU."""
+    if whole.low == whole.high:
+        return ""
+    if whole.low >= 0 and whole.high <= PICTURE:
+        return f"its values run from {whole.low:g} to {whole.high:g}: they are no HU"
+    stored = sum(STORED_TISSUE[0] <= value <= STORED_TISSUE[1] for value in whole.percentiles)
+    if whole.low > AIR_HU / 2 and stored >= 2:
+        least = f"its lowest value is {whole.low:g}, and most tissue lies at about {whole.percentiles[-2]:g}"
+        return f"{least}, as where the rescale intercept of -1024 was left out"
+    return ""
+
+
+def _quantile(sketch: Sketch, percent: int) -> float:
+    return sketch.quantiles[2 * percent] if sketch.voxels else float("nan")
+
+
+def _less_median(values: Floats) -> Floats:
+    return np.asarray(values - (np.nanmedian(values) if not np.isnan(values).all() else 0.0))

@@ -1,0 +1,145 @@
+"""Cases that differ from the others in a number: spacing, size of the scan, volume of a structure, stray voxels.
+
+Numbers are compared by their logarithm with median and MAD, which a few odd cases do not move, and a difference must be
+large in itself as well. What a tenth of the cases or more have in common is how the data set is, and no finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.imaging.finding import Finding
+from medseg.planning.fingerprint import CaseFingerprint, Piece, Structure
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+FEWEST = 5  # cases that tell what is usual
+RARE = 0.1
+TIMES = 5.0  # robust standard deviations
+SPACING_FACTOR, SIZE_FACTOR, VOLUME_FACTOR = 2.0, 2.0, 3.0
+STRAY_SHARE = 0.01  # of the structure's voxels: a larger piece is no accident
+STRAY_AWAY = 0.25  # of the structure's width, the cubic root of its volume
+STRAY_VOXELS = 3.0  # and this many voxels away
+AXES = ("left-right", "front-back", "head-foot")
+
+
+def spacing_outliers(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
+    """Voxels at least twice as large or small along an axis as those of the other cases."""
+    odd = _odd(np.log([c.spacing_mm for c in cases]), SPACING_FACTOR)
+    usual = np.median([c.spacing_mm for c in cases], axis=0)
+    for case, axes in zip(cases, odd, strict=True):
+        if axes.any():
+            what = f"its voxels are {_mm(case.spacing_mm)} mm large, those of the others {_mm(usual)} mm (median)"
+            if case.spacing_mm == (1, 1, 1):
+                what += "; 1 mm is what headers say that have lost the size"
+            yield Finding(
+                case=case.case,
+                code="spacing",
+                what=what,
+                how_bad="suspect",
+                todo="check the voxel size in its header; if it is right, nothing needs to be done",
+            )
+
+
+def size_outliers(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> Iterator[Finding]:
+    """Scans at least twice as large or small along an axis, structures with a third or three times the volume."""
+    sizes = np.array([c.shape for c in cases]) * np.array([c.spacing_mm for c in cases])
+    odd, usual = _odd(np.log(sizes), SIZE_FACTOR), np.median(sizes, axis=0)
+    for case, axes, size in zip(cases, odd, sizes, strict=True):
+        if axes.any():
+            told = ", ".join(f"{size[a]:.0f} mm {AXES[a]} (others {usual[a]:.0f})" for a in np.flatnonzero(axes))
+            yield Finding(
+                case=case.case,
+                code="size",
+                what=f"the scan measures {told}",
+                how_bad="suspect",
+                todo="check that it shows the same part of the body, and its header the right voxel size",
+            )
+    yield from _odd_volumes(cases, names)
+
+
+def _odd_volumes(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> Iterator[Finding]:
+    told: dict[str, list[str]] = {}
+    cut: dict[str, bool] = {}
+    every = by_value(cases)
+    for name, holding in ((names[value], every[value]) for value in names if value in every):
+        volumes = np.array([s.volume_ml for _, s in holding])
+        reaching = np.array([bool(s.touches) for _, s in holding])
+        for k in np.flatnonzero(_odd(np.log(volumes)[:, None], VOLUME_FACTOR)[:, 0]):
+            case, structure = holding[k]
+            told.setdefault(case.case, []).append(
+                f"{name} has {volumes[k]:.3g} ml (others {np.median(volumes):.3g}){_border(structure)}"
+            )
+            is_cut = reaching[k] and reaching.mean() < 0.5 and volumes[k] < np.median(volumes)
+            cut[case.case] = cut.get(case.case, True) and bool(is_cut)
+    for name_of_case, what in told.items():
+        yield Finding(
+            case=name_of_case,
+            code="size",
+            what="; ".join(what),
+            how_bad="note" if cut[name_of_case] else "suspect",
+            todo="check that the whole structure, and nothing else, is labelled",
+        )
+
+
+def _border(structure: Structure) -> str:
+    return ", and reaches the border of the scan" if structure.touches else ""
+
+
+def stray_voxels(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> Iterator[Finding]:
+    """Few voxels far from the rest of their structure, where most cases have no such."""
+    told: dict[str, list[str]] = {}
+    every = by_value(cases)
+    for name, holding in ((names[value], every[value]) for value in names if value in every):
+        found = [(case.case, s, [p for p in s.small if _is_stray(p, s, case)]) for case, s in holding]
+        hit = [one for one in found if one[2]]
+        if len(hit) > max(1, 2 * RARE * len(holding)):
+            continue  # a structure of many parts, such as lesions
+        for case, structure, stray in hit:
+            pieces = ", ".join(f"{p.voxels} voxel(s) {p.away_mm:.3g} mm" for p in stray)
+            told.setdefault(case, []).append(f"{name} has {pieces} away from the rest of its {structure.voxels}")
+    for case, what in told.items():
+        yield Finding(
+            case=case,
+            code="stray",
+            what="; ".join(what),
+            how_bad="suspect",
+            todo="erase them if they were drawn by accident",
+        )
+
+
+def _is_stray(piece: Piece, structure: Structure, case: CaseFingerprint) -> bool:
+    width_mm = (1000 * structure.volume_ml) ** (1 / 3)
+    least_mm = max(STRAY_AWAY * width_mm, STRAY_VOXELS * max(case.spacing_mm))
+    return piece.voxels <= max(1, STRAY_SHARE * structure.voxels) and piece.away_mm >= least_mm
+
+
+def by_value(cases: Sequence[CaseFingerprint]) -> dict[int, list[tuple[CaseFingerprint, Structure]]]:
+    """The cases that hold each structure, with it."""
+    found: dict[int, list[tuple[CaseFingerprint, Structure]]] = {}
+    for case in cases:
+        for structure in case.structures:
+            found.setdefault(structure.value, []).append((case, structure))
+    return found
+
+
+def far_off(values: Floats, least: float) -> Bools:
+    """Which values (n, k) lie far from the median of their column, by `least` or more; none of fewer than 5 cases."""
+    if len(values) < FEWEST:
+        return np.zeros(values.shape, np.bool_)
+    away = np.abs(values - np.median(values, axis=0))
+    return np.asarray(away >= np.maximum(least, TIMES * 1.4826 * np.median(away, axis=0)))
+
+
+def _odd(logs: Floats, factor: float) -> Bools:
+    """Values (n, k) that are off by a factor, in columns where that is rare."""
+    odd = far_off(logs, float(np.log(factor)) - 1e-9)
+    return np.asarray(odd & (odd.sum(axis=0) <= max(1, RARE * len(logs))))
+
+
+def _mm(numbers: Sequence[float] | Floats) -> str:
+    return " x ".join(f"{n:.3g}" for n in numbers)

@@ -1,0 +1,76 @@
+"""The cases of a plan, prepared where they do not stand already: by processes on a CPU, by threads around a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from medseg.events import Advanced, Event, Note, Stage
+from medseg.imaging.dataset import Dataset
+from medseg.parallel import Done, available_memory_bytes, local_executor, over_cases
+from medseg.planning.cost import GB, preparing_bytes
+from medseg.planning.explain import duration, size
+from medseg.planning.fingerprint import Fingerprint
+from medseg.planning.plan import Plan
+from medseg.preprocessing.cache import CacheJob, cache_key, prepare_case, standing
+from medseg.preprocessing.prepare import resampled_shape
+from medseg.preprocessing.resample import ON_CPU, Resampler
+
+SECONDS_A_VOXEL = 1.2e-7  # of a scan and of what is made of it, one core
+GPU_READERS = 4  # cases that are read and written at once while a GPU resamples
+MEMORY_SHARE = 0.8  # of what is free
+
+
+def prepare_cases(
+    dataset: Dataset, run: Path, fingerprint: Fingerprint, plan: Plan, failed: dict[str, str], resampler: Resampler
+) -> Iterator[Event]:
+    """Prepare the cases that do not stand prepared yet, the largest first; into `failed` those that cannot be."""
+    settings, folder = plan.configuration.preprocessing, run / "cache" / plan.chosen
+    looked = {c.case: c for c in fingerprint.cases}
+    bare = replace(dataset, cases=(), left=())
+    every = [
+        CacheJob(case, bare, settings, folder, looked[case.name].key, resampler)
+        for case in dataset.cases
+        if case.name in looked
+    ]
+    todo = [job for job in every if not _stands(job)]
+    todo.sort(key=lambda job: -math.prod(looked[job.case.name].shape))
+    if len(todo) < len(every):
+        yield Note(f"{len(every) - len(todo)} of {len(every)} cases stand prepared already")
+    left = Fingerprint(cases=tuple(looked[job.case.name] for job in todo))
+    channels, target = len(plan.channels), settings.spacing_mm
+    voxels = sum(math.prod(c.shape) + math.prod(resampled_shape(c.cropped, c.spacing_mm, target)) for c in left.cases)
+    seconds = voxels * channels * SECONDS_A_VOXEL
+    case_bytes = preparing_bytes(left, target, channels)
+    disk = plan.configuration.cost.cache_gb * len(todo) / max(len(every), 1)
+    expect = (
+        f"about {duration(max(seconds, 1))} on one core, {size(case_bytes / GB)} of RAM a case, {size(disk)} on disk"
+    )
+    yield Stage("prepare", len(todo), expect if todo else "nothing to do")
+    executor, in_flight = _executor(len(todo), seconds, case_bytes, resampler)
+    for done, result in enumerate(over_cases(prepare_case, todo, executor, in_flight), 1):
+        if not isinstance(result, Done):
+            failed[result.case.case.name] = result.reason
+            yield set_aside(result.case.case.name, result.reason)
+        yield Advanced(done, result.case.case.name)
+
+
+def _stands(job: CacheJob) -> bool:
+    stands = standing(job.folder, job.case.name)
+    return stands is not None and stands.key == cache_key(job)
+
+
+def _executor(n: int, seconds: float, case_bytes: float, resampler: Resampler) -> tuple[Executor, int]:
+    """Processes for a CPU. A GPU is held by this process: then threads read and write around it."""
+    if resampler is ON_CPU:
+        return local_executor(n, seconds, case_bytes)
+    readers = max(1, min(n, GPU_READERS, int(MEMORY_SHARE * available_memory_bytes() / max(case_bytes, 1.0))))
+    return ThreadPoolExecutor(readers), readers
+
+
+def set_aside(case: str, reason: str) -> Note:
+    """That a case is not used, and why."""
+    return Note(f"set aside: {reason if case in reason else f'{case}: {reason}'}", warning=True)
