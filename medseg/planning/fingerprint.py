@@ -16,7 +16,7 @@ from medseg.files import Record, read_record, write_record
 from medseg.imaging.dataset import Case, Dataset, case_digest, read_case
 from medseg.imaging.source import Reading
 from medseg.imaging.volume import LabelMap
-from medseg.planning.label_runs import Runs, middle, runs_by_value, small_pieces, touches
+from medseg.planning.label_runs import Runs, contiguous, middle, runs_by_value, small_pieces, touches
 from medseg.planning.scan_values import QUANTILES, Sketch, Whole, look_at_values, short
 from medseg.preprocessing.crop import Box, crop_box, crop_for
 from medseg.preprocessing.orientation import turn_to_ras, turned, turned_numbers
@@ -167,7 +167,7 @@ def fingerprint_of(
     grid = readings[0].volume.grid
     turn = turn_to_ras(grid)
     channels = [turned(reading.volume.array, turn) for reading in readings]
-    label = np.ascontiguousarray(turned(labels.array, turn).T).T  # read more than once: turned around once
+    label = contiguous(turned(labels.array, turn).T).T  # read more than once: turned around once
     runs = runs_by_value(label, dataset.ignore)
     labelled = sum(int(of_one.lengths.sum()) for of_one in runs.values())
     seen = [look_at_values(channel, label, labelled, dataset.ignore) for channel in channels]

@@ -20,7 +20,8 @@ INTERCEPT = 1024.0  # scanners store HU + 1024
 OFFSET = 500.0  # no contrast agent, no bone moves the bulk of a scan as far
 SLOPE = 3.0
 STORED_TISSUE = (850.0, 1400.0)  # fat, organs and blood with an intercept of -1024 left out
-PICTURE = 255.0  # values from 0 to 255, or less, were made for looking at
+PICTURE = (0.0, 255.0)  # the values of a scan that was made for looking at
+NORMALISED = 50.0  # the noise of a CT alone spreads farther
 _TODO = "export it again with its rescale slope and intercept applied, or leave it out"
 
 
@@ -92,7 +93,7 @@ def _alone(whole: Whole) -> str:
     """What shows without any other case that values are no HU."""
     if whole.low == whole.high:
         return ""
-    if whole.low >= 0 and whole.high <= PICTURE:
+    if (whole.low, whole.high) == PICTURE or whole.high - whole.low < NORMALISED:
         return f"its values run from {whole.low:g} to {whole.high:g}: they are no HU"
     stored = sum(STORED_TISSUE[0] <= value <= STORED_TISSUE[1] for value in whole.percentiles)
     if whole.low > AIR_HU / 2 and stored >= 2:

@@ -51,7 +51,20 @@ def slabs(array_XYZ: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]
     """The first z of each stretch of slices, and the stretch as a contiguous array (Z, Y, X)."""
     slices = array_XYZ.transpose(2, 1, 0)
     for z in range(0, slices.shape[0], SLAB):
-        yield z, np.ascontiguousarray(slices[z : z + SLAB])
+        yield z, contiguous(slices[z : z + SLAB])
+
+
+def contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array in C order; copied, where it must be, in parts that stay in the cache."""
+    if array.flags.c_contiguous:
+        return array
+    slowest = int(np.argmax(np.abs(array.strides)))
+    out = np.empty(array.shape, array.dtype)
+    for start in range(0, len(array), SLAB):
+        parts = (np.moveaxis(whole[start : start + SLAB], slowest, 0) for whole in (out, array))
+        for target, source in zip(*parts, strict=True):
+            target[...] = source
+    return out
 
 
 def runs_by_value(label_XYZ: Labels, without: int | None = None) -> dict[int, Runs]:

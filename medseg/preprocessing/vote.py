@@ -21,7 +21,7 @@ from medseg.preprocessing.axis import LINEAR, Floats, Indices, Orders, Pairs, Sh
 
 Classes = npt.NDArray[Any]
 
-SLAB = 1 << 20  # voxels worked on at a time
+SLAB = 1 << 21  # voxels worked on at a time
 VOTERS = 1 << 15  # border voxels that vote at a time: their weights stay in the processor's cache
 
 

@@ -155,13 +155,15 @@ def versions_of(nnunet: Path) -> dict[str, str]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("which", nargs="*", choices=[*DATA, []], help="both, unless named")
+    options.add_argument("which", nargs="*", help="hippocampus, ct; both, unless named")
     options.add_argument("--nnunet", type=Path, required=True)
     options.add_argument("--real-data", type=Path, default=ROOT.parent / "shared" / "data")
     options.add_argument("--times", type=int, default=1)
     options.add_argument("--scratch", type=Path, help="where data and results are put, on a disk with 5 GB free")
     options.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "preprocess.json")
     given = options.parse_args()
+    if unknown := set(given.which) - set(DATA):
+        options.error(f"there is no {', '.join(unknown)}")
     check()
     touch_memory(TOUCHED_MIB)
     result: dict[str, Any] = {

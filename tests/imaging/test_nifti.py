@@ -140,6 +140,13 @@ def test_a_few_voxels_that_are_not_finite_take_the_smallest_value(tmp_path: Path
     assert reading.notes == (f"{len(values)} voxel(s) were not finite numbers and took the smallest value",)
 
 
+def test_huge_numbers_are_finite_though_their_sum_is_not(tmp_path: Path) -> None:
+    array = np.full((5, 5, 5), 3e38, np.float32)
+    reading = read_nifti(write_nifti(tmp_path / "x.nii.gz", array))
+    assert np.array_equal(reading.volume.array, array)
+    assert reading.notes == ()
+
+
 def test_a_number_beyond_float32_is_not_finite(tmp_path: Path) -> None:
     array = some_image(shape=(20, 20, 20)).astype(np.float64)
     array[0, 0, 0] = 1e39

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from medseg.events import Note, Stage
 from medseg.files import read_record
-from medseg.imaging.dataset import find_dataset
+from medseg.imaging.dataset import find_dataset, read_case
 from medseg.imaging.finding import Finding
 from medseg.imaging.grid import Grid, closest_axes
 from medseg.imaging.inspect import Inspected
@@ -25,7 +26,7 @@ from medseg.pipeline import steps
 from medseg.planning.check import check_cases, failure
 from medseg.planning.cost import Machine, Measured
 from medseg.planning.dataset import plan_dataset
-from medseg.planning.fingerprint import Fingerprint, FingerprintJob, fingerprint_case
+from medseg.planning.fingerprint import Fingerprint, FingerprintJob, fingerprint_case, fingerprint_of
 from medseg.planning.plan import Request
 from tests.conftest import ROOT
 
@@ -346,3 +347,19 @@ def test_planning_tells_of_every_finding_and_sets_aside_what_cannot_be_used(data
     seen = read_record(tmp_path / "run" / "fingerprint.json", Fingerprint)
     assert len(seen.cases) == 11
     assert BAD not in {case.case for case in seen.cases}
+
+
+@pytest.mark.slow
+def test_two_hundred_real_scans_give_no_false_alarm_and_a_mirrored_one_is_found(
+    real_data: Path, tmp_path: Path
+) -> None:
+    dataset = find_dataset(real_data / "hippocampus")
+    looked = [fingerprint_case(FingerprintJob(case, dataset, tmp_path)) for case in dataset.cases]
+    assert check_cases(looked, dataset.labels) == []
+    readings, labels, notes = read_case(dataset.cases[7], dataset)
+    grid = readings[0].volume.grid
+    turned = replace(readings[0], volume=Volume(readings[0].volume.array[::-1], grid))
+    looked[7] = fingerprint_of(dataset.cases[7], dataset, (turned,), labels, notes)
+    (finding,) = check_cases(looked, dataset.labels)
+    assert (finding.case, finding.code) == (dataset.cases[7].name, "side")
+    assert "the scan looks mirrored" in finding.what

@@ -61,9 +61,14 @@ def test_a_slope(times):
     assert "slope" in found["c04"]
 
 
-def test_pictures():
-    found = told(cases(3, {1: {"whole": (whole(low=0, high=255, tissue=120),)}}))
-    assert found == {"c01": "its values run from 0 to 255: they are no HU"}
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (-4.2, 11)])
+def test_pictures_and_normalised_scans(low, high):
+    found = told(cases(3, {1: {"whole": (whole(low=low, high=high, tissue=low + (high - low) / 2),)}}))
+    assert found == {"c01": f"its values run from {low:g} to {high:g}: they are no HU"}
+
+
+def test_one_organ_that_was_cut_out_is_no_picture():
+    assert told(cases(3, {1: {"whole": (whole(low=0, high=212, tissue=60),)}})) == {}
 
 
 def test_few_cases_that_store_the_intercept():
