@@ -23,7 +23,7 @@ from medseg.imaging.source import Reading, ReadOptions
 from medseg.imaging.structures import alike
 from medseg.imaging.volume import LabelMap
 from medseg.pipeline.machine import kind_of, machine, may_have_gpu, resampler
-from medseg.planning.check import check_cases, failure
+from medseg.planning.checks.check import check_cases, failure
 from medseg.planning.dataset import Planned, plan_dataset
 from medseg.planning.decide import family_named
 from medseg.planning.fingerprint import CaseFingerprint, fingerprint_of

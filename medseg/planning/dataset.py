@@ -21,7 +21,7 @@ from medseg.imaging.overlaps import CODE as OVERLAP
 from medseg.imaging.reading import shape_of
 from medseg.imaging.structures import IGNORE
 from medseg.parallel import Done, local_executor, over_cases
-from medseg.planning.check import check_cases, told
+from medseg.planning.checks.check import check_cases, told
 from medseg.planning.cost import GB, Machine
 from medseg.planning.decide import decide, family_named
 from medseg.planning.explain import IN_WORDS, duration, size

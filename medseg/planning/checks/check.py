@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from medseg.imaging.finding import Code, Finding, HowBad
-from medseg.planning.duplicates import duplicates
+from medseg.planning.checks.duplicates import duplicates
+from medseg.planning.checks.hounsfield import not_hounsfield
+from medseg.planning.checks.laterality import swapped_sides
+from medseg.planning.checks.outliers import by_value, size_outliers, spacing_outliers, stray_voxels
 from medseg.planning.fingerprint import CaseFingerprint
-from medseg.planning.hounsfield import not_hounsfield
-from medseg.planning.laterality import swapped_sides
-from medseg.planning.outliers import by_value, size_outliers, spacing_outliers, stray_voxels
 
 __all__ = ["Finding", "check_cases", "failure", "told"]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.planning.duplicates import duplicates
+from medseg.planning.checks.duplicates import duplicates
 from tests.planning.check_build import case, cases, seen, structure, whole
 
 
@@ -56,7 +56,7 @@ def test_the_same_scan_in_another_form(change, words):
 
 
 def test_many_cases_are_compared_in_parts(monkeypatch):
-    monkeypatch.setattr("medseg.planning.duplicates.ROWS", 3)
+    monkeypatch.setattr("medseg.planning.checks.duplicates.ROWS", 3)
     found = [case(f"c{k:02d}", whole=(seen(noise(k % 7) * (1 + k)),)) for k in range(9)]
     assert [name for name, _, _, _ in told(found)] == ["c07", "c08"]
 

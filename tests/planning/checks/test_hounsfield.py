@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.planning.hounsfield import not_hounsfield
+from medseg.planning.checks.hounsfield import not_hounsfield
 from tests.planning.check_build import cases, sketches, whole
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medseg.imaging.finding import Finding
-from medseg.planning.check import check_cases, failure, told
+from medseg.planning.checks.check import check_cases, failure, told
 from tests.planning.check_build import case, cases, seen, sketches, structure, whole
 
 NAMES = {1: "liver"}

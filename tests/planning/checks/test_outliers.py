@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medseg.planning.checks.outliers import far_off, size_outliers, spacing_outliers, stray_voxels
 from medseg.planning.fingerprint import Piece
-from medseg.planning.outliers import far_off, size_outliers, spacing_outliers, stray_voxels
 from tests.planning.check_build import cases, structure
 
 NAMES = {1: "liver", 2: "spleen"}

@@ -23,7 +23,7 @@ from medseg.imaging.nifti import read_labels, read_volume, write_labels, write_v
 from medseg.imaging.volume import LabelMap, Volume
 from medseg.parallel import Done, local_executor, over_cases
 from medseg.pipeline import steps
-from medseg.planning.check import check_cases, failure
+from medseg.planning.checks.check import check_cases, failure
 from medseg.planning.cost import Machine, Measured
 from medseg.planning.dataset import plan_dataset
 from medseg.planning.fingerprint import Fingerprint, FingerprintJob, fingerprint_case, fingerprint_of

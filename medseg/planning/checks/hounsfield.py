@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.imaging.finding import Finding
+from medseg.planning.checks.outliers import FEWEST
 from medseg.planning.fingerprint import CaseFingerprint, Sketch, Whole
-from medseg.planning.outliers import FEWEST
 from medseg.planning.scan_values import PERCENTILES
 from medseg.preprocessing.crop import crop_for
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from medseg.planning.laterality import scan_sides, sides_of, swapped_sides, twins_by_name
+from medseg.planning.checks.laterality import scan_sides, sides_of, swapped_sides, twins_by_name
 from tests.planning.check_build import case, of_structures, seen
 
 NAMES = {1: "liver", 2: "spleen", 3: "aorta"}
