@@ -89,6 +89,8 @@ class Grid:
         """Largest distance between corresponding corners of two grids of equal shape; inf if the shapes differ."""
         if self.shape != other.shape:
             return float("inf")
+        if np.array_equal(self.affine, other.affine):
+            return 0.0
         return float(np.linalg.norm(self.corners_mm - other.corners_mm, axis=1).max())
 
     def agrees(self, other: Grid) -> bool:

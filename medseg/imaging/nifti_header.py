@@ -173,6 +173,8 @@ def _contradiction_mm(sform: Affine, qform: Affine, shape: tuple[int, int, int])
     Near half turns, which are common, three float32 of a unit quaternion leave its rotation open by up to a thousandth
     (tested against nibabel); the first voxel is told exactly all the same.
     """
+    if np.array_equal(sform, qform):
+        return None
     sizes = np.linalg.norm(sform[:3, :3], axis=0)
     if not sizes.all() or not np.isfinite(sform).all() or not np.isfinite(qform).all():
         return math.inf

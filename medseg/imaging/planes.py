@@ -12,7 +12,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from medseg.imaging.grid import Grid, Stored
 
@@ -208,6 +207,8 @@ def _evenly_rounded(planes: Planes, exact: float) -> bool:
         return False
     # The width of the strip that holds all slices is convex in the step, which rounding moves by 2 * most / n.
     around = (mean - 2 * most / n, mean + 2 * most / n)
+    from scipy import optimize  # here, since few scans are uneven and it takes long to import
+
     width = optimize.minimize_scalar(
         lambda step: float(np.ptp(along - step * np.arange(n + 1))),
         bounds=around,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from medseg.imaging.grid import Grid
 from medseg.imaging.planes import SHEARED
@@ -51,6 +50,8 @@ def volume_onto(volume: Volume, grid: Grid, fill: float) -> Volume:
     """
     if volume.grid.agrees(grid):
         return Volume(volume.array, grid)
+    from scipy import ndimage  # here, since few scans are interpolated and it takes long to import
+
     matrix, offset = index_map(grid, volume.grid)
     out: npt.NDArray[np.float32] = ndimage.affine_transform(
         volume.array, matrix, offset, grid.shape, output=np.float32, order=1, mode="nearest"

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from medseg.errors import GeometryError
 from medseg.imaging.grid import Grid
@@ -49,6 +48,8 @@ def _displaced(
     shift = np.array([away @ planes.row, away @ planes.column]) / planes.spacing_mm
     whole = np.rint(shift)
     shift = np.where(np.abs(shift - whole) < WHOLE_PIXEL, whole, shift)
+    from scipy import ndimage  # here, since few scans are interpolated and it takes long to import
+
     moved: npt.NDArray[np.float32] = ndimage.affine_transform(
         array[:, :, k],
         [1.0, 1.0],

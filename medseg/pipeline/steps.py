@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.errors import InputError
-from medseg.evaluation.folders import Evaluation, evaluate_folders
 from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.imaging.dataset import Case, Dataset
@@ -30,6 +29,7 @@ from medseg.planning.fingerprint import CaseFingerprint, fingerprint_of
 from medseg.planning.plan import Budget, Plan, Request, budget_from
 
 if TYPE_CHECKING:
+    from medseg.evaluation.folders import Evaluation
     from medseg.imaging.convert import Converted
     from medseg.inference.folder import Inferred
     from medseg.training.run import Trained
@@ -153,6 +153,8 @@ def evaluate(
     predictions: Path, references: Path, out: Path, tolerance_mm: float = 1.0, options: ReadOptions | None = None
 ) -> Iterator[Event | Evaluation]:
     """Score predictions against references, paired by case name."""
+    from medseg.evaluation.folders import evaluate_folders
+
     yield from evaluate_folders(predictions, references, out, tolerance_mm, prefer=(options or ReadOptions()).prefer)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from medseg.errors import InputError
 from medseg.planning.fingerprint import Fingerprint, pooled
 from medseg.planning.plan import Reason
-from medseg.preprocessing.settings import Normalisation
+from medseg.preprocessing.settings import Normalisation, is_ct
 
 CROPPED_AWAY = 0.75  # normalise by nonzero voxels alone where crops keep less than this share of a scan
 
@@ -19,7 +19,7 @@ def normalisation(fingerprint: Fingerprint, channel: int, name: str) -> tuple[No
     unnamed = name.isdecimal()  # two folders without dataset.json: nothing says what was scanned
     topic = f"intensities of channel {name}" if unnamed else f"intensities of {name}"
     fields = ("preprocessing.channels",)
-    if name.upper() == "CT":
+    if is_ct(name):
         sketch = pooled(fingerprint, channel)
         if not sketch.voxels:
             raise InputError("no labelled voxel in the whole data set", fix="check the label maps")

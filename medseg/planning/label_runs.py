@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 Ints = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.unsignedinteger[Any]]
@@ -123,10 +121,26 @@ def pieces(structures: Sequence[Runs]) -> list[Ints]:
     first, last = row * wide + x, row * wide + stop
     joined = [_touching(first, last, rows * wide) for rows in (1, high - 1, high, high + 1)]
     one, other = (np.concatenate(column) for column in zip(*joined, strict=True))
-    links = coo_array((np.ones(one.size, bool), (one, other)), shape=(row.size, row.size))
-    every = connected_components(links, directed=False)[1]
+    every = _connected(row.size, one, other)
     ends = np.cumsum([runs.x.size for runs in structures])[:-1]
     return [np.unique(part, return_inverse=True)[1].astype(np.int64) for part in np.split(every, ends)]
+
+
+def _connected(n: int, one: Ints, other: Ints) -> Ints:
+    """For each of `n` runs the lowest that it is linked to: links pull it down until nothing moves.
+
+    Runs follow the number they hold, too, so the rounds grow with the logarithm of a piece's length alone.
+    """
+    lowest = np.arange(n)
+    while True:
+        pulled = lowest.copy()
+        least = np.minimum(lowest[one], lowest[other])
+        np.minimum.at(pulled, lowest[one], least)
+        np.minimum.at(pulled, lowest[other], least)
+        pulled = pulled[pulled]
+        if np.array_equal(pulled, lowest):
+            return lowest
+        lowest = pulled
 
 
 def _touching(start: Ints, stop: Ints, step: int) -> tuple[Ints, Ints]:

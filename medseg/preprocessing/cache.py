@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from medseg.errors import InputError, RunError
+from medseg.errors import InputError, RunError, explained
 from medseg.files import Record, may_open
 from medseg.imaging.dataset import Case, Dataset, case_digest, read_case_images, read_case_label
 from medseg.imaging.volume import LabelMap
@@ -81,7 +81,8 @@ def prepare_case(job: CacheJob) -> CachedCase:
     stands = standing(job.folder, job.case.name)
     if stands is not None and stands.key == key:
         return stands
-    case_path(job.folder, job.case.name).unlink(missing_ok=True)  # from here on the case counts as not prepared
+    with explained(job.folder):
+        case_path(job.folder, job.case.name).unlink(missing_ok=True)  # from here on the case counts as not prepared
     readings = read_case_images(job.case, job.dataset)
     grid = readings[0].volume.grid
     prepared = prepare([reading.volume for reading in readings], job.settings, job.resampler)

@@ -7,14 +7,13 @@ components are looked for.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg.preprocessing.settings import Crop
+from medseg.preprocessing.settings import Crop, is_ct
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Range = tuple[int, int]
@@ -24,12 +23,11 @@ DENSE_HU = -500.0  # half way between air and water
 AIR_HU = -900.0  # what is cut away has at most this mean: air (-1000) or padding below it, but not lung (-870 or more)
 _PIECE = 1 << 16  # voxels looked at together
 MARGIN = 2  # voxels about the body, so that its edge and the slope of the interpolation there lie inside
-_CT = re.compile(r"ct( \d+)?", re.IGNORECASE)  # numbered where several channels are CT
 
 
 def crop_for(channels: Sequence[str]) -> Crop:
     """How scans with channels of these names are cropped: to the body if every one is CT, in which air is not zero."""
-    return "body" if channels and all(_CT.fullmatch(name) for name in channels) else "nonzero"
+    return "body" if channels and all(map(is_ct, channels)) else "nonzero"
 
 
 def crop_box(image_CXYZ: Channels, crop: Crop) -> Box:

@@ -151,9 +151,9 @@ def restore_classes(
 
 
 def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float | None]) -> Shape:
-    """The shape after resampling: round(shape x spacing / target), at least 1; unchanged where the target is None."""
+    """The shape after resampling: round(spacing / target x shape), at least 1; unchanged where the target is None."""
     x, y, z = (
-        n if t is None else max(1, round(n * s / t)) for n, s, t in zip(shape, spacing_mm, target_mm, strict=True)
+        n if t is None else max(1, round(s / t * n)) for n, s, t in zip(shape, spacing_mm, target_mm, strict=True)
     )
     return x, y, z
 

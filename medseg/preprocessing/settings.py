@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from medseg.files import Record
+
+_CT = re.compile(r"ct( \d+)?", re.IGNORECASE)
 
 Crop = Literal["nonzero", "body"]
 
@@ -35,3 +38,8 @@ class PreprocessingSettings(Record):
     spacing_mm: tuple[float | None, float | None, float | None]
     channels: tuple[Normalisation, ...]
     crop: Crop = "nonzero"
+
+
+def is_ct(channel: str) -> bool:
+    """True for the name of a channel that holds Hounsfield units: `CT`, numbered where several channels are CT."""
+    return _CT.fullmatch(channel) is not None

@@ -21,6 +21,10 @@ def test_ct_by_the_labelled_voxels_of_the_data_set():
     assert "clip 0 to" in reason.choice
 
 
+def test_several_channels_of_ct_are_all_ct():
+    assert [normalisation(alike(), 0, name)[0].kind for name in ("CT 0", "CT 1", "CTA")] == ["ct", "ct", "zscore"]
+
+
 @pytest.mark.parametrize("name", ["MR", "T1", "US", "0", "PET"])
 def test_all_else_scan_by_scan(name):
     how, reason = normalisation(alike(), 0, name)

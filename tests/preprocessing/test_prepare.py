@@ -250,6 +250,7 @@ def test_the_spacing_told_is_the_one_that_came_out():
         ((10, 10, 10), (1, 1, 5), (1, 1, 1), (10, 10, 50)),
         ((10, 10, 10), (1, 1, 5), (2, None, 0.7), (5, 10, 71)),
         ((1, 3, 3), (1, 1, 1), (9, 100, 1), (1, 1, 3)),
+        ((102, 195, 250), (1.25, 5, 0.7), (0.6, 1.2, 0.4), (213, 813, 437)),  # halves fall as in nnU-Net
     ],
 )
 def test_shapes_after_resampling(shape, spacing, target, wanted):

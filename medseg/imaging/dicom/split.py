@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 from medseg.imaging.dicom.frames import Image
 from medseg.imaging.dicom.headers import as_numbers
@@ -138,6 +137,8 @@ def _alike(values: Sequence[tuple[float, ...]], tolerance: Callable[[tuple[float
     distinct = list(dict.fromkeys(values))
     if not distinct:
         return []
+    from scipy.spatial import cKDTree  # here, since it takes long to import
+
     tree, place, n = cKDTree(distinct), [-1] * len(distinct), 0
     for k, value in enumerate(distinct):
         if place[k] < 0:
