@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,10 @@ DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 
 class MedsegError(Exception):
-    """One line for a person: what happened, where (a path or case), what to do about it."""
+    """One line for a person: what happened, where (a path or case), what to do about it.
+
+    What happened may begin with a stable code in brackets, for programs: `[TRUNCATED] is cut short`.
+    """
 
     exit_code = WRONG_USE
 
@@ -31,6 +35,19 @@ class MedsegError(Exception):
     def __str__(self) -> str:
         line = f"{self.where}: {self.what}" if self.where else self.what
         return f"{line}; {self.fix}" if self.fix else line
+
+
+_CODES = re.compile(r"\[([A-Z_]+(?:, [A-Z_]+)*)\] ?")
+
+
+def codes_in(said: str) -> list[str]:
+    """The stable codes that stand in brackets in what an error says, in their order."""
+    return [code for codes in _CODES.findall(said) for code in codes.split(", ")]
+
+
+def without_codes(said: str) -> str:
+    """What an error says to a person who is told what kind of error it is."""
+    return _CODES.sub("", said)
 
 
 class InputError(MedsegError):

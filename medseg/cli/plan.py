@@ -75,6 +75,7 @@ def command(
     from medseg.errors import CasesFailed
     from medseg.pipeline import steps
     from medseg.planning.compare import compare as differences_between
+    from medseg.planning.explain import counted
     from medseg.report.plan import differences_table, plan_tables
 
     read = steps.read_options(allow_gaps, suv, prefer)
@@ -93,6 +94,6 @@ def command(
             console.show(table)
         if other is not None:
             console.show(differences_table(differences))
-        console.say(f"{planned.prepared} cases prepared in {run}; next: medseg train {run}")
+        console.say(f"{counted(planned.prepared, 'case')} prepared in {run}; next: medseg train {run}")
     if planned.failed:
         raise CasesFailed(planned.failed)

@@ -130,12 +130,12 @@ def _session(root: Path, label: Named, options: ReadOptions) -> Session:
     images = [_parsed(path) for path in files if path.name.endswith(SUFFIXES) and path.name.startswith("sub-")]
     shared = [image for image in images if image.suffix != LABELS and _same_scan(image, label)]
     if not shared:
-        raise InputError("there is no image of it in anat")
+        raise InputError("[NOT_FOUND] there is no image of it in anat")
     grid = read_grid(label.path, prefer=options.prefer)
     single = [image for image in shared if volumes_in(image.path) == 1]
     lying = [image for image in single if grid.agrees(read_grid(image.path, prefer=options.prefer))]
     if not lying:
-        raise InputError("no image of it in anat lies on the grid of its label")
+        raise InputError("[OTHER_GRID] no image of it in anat lies on the grid of its label")
     channels: dict[str, Path] = {}
     for image in lying:
         alone = [other.suffix for other in lying].count(image.suffix) == 1

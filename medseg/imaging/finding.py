@@ -21,6 +21,7 @@ Code = Literal[
     "duplicate",  # the voxels, or the label, of another case
     "patient",  # further cases are of the same patient
     "stray",  # labelled voxels far from the rest of their structure
+    "outside",  # labelled voxels where the scan shows nothing
     "side",  # left and right are swapped
     "hu",  # its values are no HU: an offset or a slope was left out
     "spacing",  # its voxels are of another size than those of the others

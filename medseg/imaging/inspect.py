@@ -233,7 +233,7 @@ class _Looking:
         whole = self.attempt(lambda: read_case(case, dataset))
         if whole is None:
             with suppress(MedsegError, MemoryError):  # told already
-                self.see(read_case_images(case, dataset))
+                self.see(read_case_images(case, dataset), judge=examine is None)
             return
         readings, labels, notes = whole
         self.see(readings, judge=examine is None)

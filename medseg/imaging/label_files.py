@@ -192,10 +192,12 @@ def _ends(given: Grid, wanted: Grid) -> tuple[Index, Index] | None:
 
 def _refuse(given: Grid, wanted: Grid, name: str) -> None:
     if given.shape != wanted.shape:
+        code = "OTHER_SHAPE"
         what = f"its labels have the shape {given.shape}, its scan {wanted.shape}, and their voxels do not match"
     else:
+        code = "OTHER_GRID"
         what = f"its labels lie up to {given.deviation_mm(wanted):.3g} mm away from their places on its scan"
-    raise GeometryError(f"[OTHER_GRID] {what}", name, "export scan and labels from the same program again")
+    raise GeometryError(f"[{code}] {what}", name, "export scan and labels from the same program again")
 
 
 def _read_nifti(path: Path, asked: Asked) -> Noted:

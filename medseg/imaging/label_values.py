@@ -55,7 +55,7 @@ def read_renamed(path: Path, renames: Mapping[int, int], options: ReadOptions) -
 def unknown_values(values: list[int]) -> str:
     """What is wrong with a label that holds values without a name."""
     shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
-    return f"its label holds value(s) {shown}, which the dataset does not name"
+    return f"[UNKNOWN_VALUE] its label holds value(s) {shown}, which the dataset does not name"
 
 
 def _whole_numbers(path: Path, options: ReadOptions) -> tuple[npt.NDArray[Any], Grid]:

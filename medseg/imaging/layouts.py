@@ -106,7 +106,7 @@ def _problem(entry: Listed, images: tuple[Path, ...], label: Path | None, channe
         if not is_volume_file(path):
             return f"{said} is no image file"
         if not path.is_file():
-            return f"{said} is missing"
+            return f"[NOT_FOUND] {said} is missing"
     return ""
 
 
@@ -131,7 +131,8 @@ def nnunet(root: Path, said: Description, options: ReadOptions | None = None) ->
         missing = [f"imagesTr/{name}_{c:04d}{said.ending}" for c in range(len(said.channels)) if c not in have]
         missing += [] if name in labels else [f"labelsTr/{name}{said.ending}"]
         extra = len(have) > len(said.channels)
-        reason = f"{missing[0]} is missing" if missing else "has more channels than dataset.json names" if extra else ""
+        reason = "has more channels than dataset.json names" if extra else ""
+        reason = f"[NOT_FOUND] {missing[0]} is missing" if missing else reason
         found.add_files(name, [have[c] for c in sorted(have)], labels.get(name), reason)
     return with_names(found, options or ReadOptions())
 
@@ -153,9 +154,9 @@ def folders(pair: tuple[Path, Path], said: Description | None, options: ReadOpti
     for name in sorted({*images, *labels}):
         have, reason = images.get(name, ()), ""
         if name not in labels:
-            reason = f"there is no label of this name in {pair[1].name}"
+            reason = f"[NOT_FOUND] there is no label of this name in {pair[1].name}"
         elif not have:
-            reason = f"there is no image of this name in {pair[0].name}"
+            reason = f"[NOT_FOUND] there is no image of this name in {pair[0].name}"
         elif len(have) not in (1, len(channels)) or (len(have) < len(channels) and n > 1):
             reason = f"has {len(have)} image file(s), but the dataset {len(channels)} channel(s)"
         found.add_files(name, have, labels.get(name), reason)

@@ -106,7 +106,7 @@ def _label(entry: Entry) -> LabelFile:
     if entry.label is None:
         raise InputError("has no label")
     if not entry.label.is_file():
-        raise InputError("its label is missing")
+        raise InputError("[NOT_FOUND] its label is missing")
     kind = label_kind(entry.label)
     if kind is None:
         raise InputError("its label is neither a volume file nor DICOM SEG or RTSTRUCT")
@@ -115,7 +115,7 @@ def _label(entry: Entry) -> LabelFile:
 
 def _sources(entry: Entry, rules: Sequence[Rule | None], options: ReadOptions) -> tuple[Source, ...]:
     if any(not image.exists() for image in entry.images):
-        raise InputError("an image of it is missing")
+        raise InputError("[NOT_FOUND] an image of it is missing")
     if all(is_volume_file(image) and image.is_file() for image in entry.images):
         return file_sources(entry.images, len(rules))
     if len(entry.images) != len(rules):

@@ -99,7 +99,8 @@ def _raw(path: Path) -> tuple[Any, bool]:
     if kind and named and not compressed:
         refuse("NOT_COMPRESSED", "is not compressed although its name ends in .gz", path, "rename it to end in .nii")
     if kind is None:
-        refuse("NOT_NIFTI", "is not a NIfTI file", path)
+        empty, other = ("TRUNCATED", "is an empty file", path, AGAIN), ("NOT_NIFTI", "is not a NIfTI file", path)
+        refuse(*(other if start else empty))
     size, (header, single, pair, at) = kind
     if len(start) < size:
         refuse("TRUNCATED", "is cut short within its header", path, AGAIN)

@@ -105,9 +105,10 @@ def check_same_place(grid: Grid, other: Grid, name: str, what: str) -> None:
     """
     fix = f"export image and {what} from the same scan again"
     if grid.shape != other.shape:
-        raise GeometryError(f"its {what} has shape {other.shape}, its image {grid.shape}", name, fix)
+        differs = f"[OTHER_SHAPE] its {what} has shape {other.shape}, its image {grid.shape}"
+        raise GeometryError(differs, name, fix)
     if not grid.agrees(other):
-        away = f"its {what} lies up to {grid.deviation_mm(other):.3g} mm away from its image"
+        away = f"[OTHER_GRID] its {what} lies up to {grid.deviation_mm(other):.3g} mm away from its image"
         raise GeometryError(away, name, fix)
 
 

@@ -223,5 +223,6 @@ def renames_by_name(table: Mapping[int, str], structures: Structures) -> dict[in
         values.setdefault(IGNORE, structures.ignore)
     if unknown := sorted({name for name in table.values() if alike(name) not in values}):
         listed = ", ".join(unknown[:5])
-        raise InputError(f"its label names {listed}, which the dataset does not", fix="add the name to the labels")
+        what = f"[UNKNOWN_VALUE] its label names {listed}, which the dataset does not"
+        raise InputError(what, fix="add the name to the labels")
     return {value: values[alike(name)] for value, name in table.items()}

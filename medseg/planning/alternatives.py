@@ -31,7 +31,7 @@ def alternatives(
 ) -> list[Alternative]:
     """The other configurations, and another spacing where slices are thick."""
     others = [_configuration(made[chosen], other, sizes) for name, other in made.items() if name != chosen]
-    return [*others, *_spacing(fingerprint, request, made["3d"])]
+    return others if chosen == "2d" else [*others, *_spacing(fingerprint, request, made["3d"])]
 
 
 def scan_macs(configuration: Configuration) -> float:
@@ -49,7 +49,7 @@ def _configuration(chosen: Configuration, other: Configuration, sizes: Sequence[
 
 
 def _times(ratio: float) -> str:
-    return "as much work" if 0.95 <= ratio <= 1.05 else f"{ratio:.2g} times the work"
+    return "as much work" if 0.95 <= ratio <= 1.05 else f"{explain.short(ratio)} times the work"
 
 
 def _why_not(chosen: Configuration, other: Configuration, sizes: Sequence[Volumes]) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from medseg.planning import explain
 from medseg.planning.architecture import Fitted, low_resolution
-from medseg.planning.cost import cache_bytes, cost, inference_s, preparing_bytes
+from medseg.planning.cost import PROCESS_BYTES, cache_bytes, cost, inference_s, preparing_bytes
 from medseg.planning.families import Family
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.fitting import Fit, Fitter, Question
@@ -122,6 +122,7 @@ class Maker:
         schedule = _schedule(view.name, device, fit.fitted.batch, mirrored, staged)
         seconds = fit.step_s and inference_s(fit.step_s, fit.fitted.batch, shape, of.patch, window.step)
         disk = cache_bytes(self.fingerprint, view.target, settings.channels, self.classes)
+        training = fit.memory_bytes + (PROCESS_BYTES if device == "cpu" else 0.0)
         preparing = preparing_bytes(self.fingerprint, view.target, self.channels)
         found = view.reason.model_copy(update={"fields": ("preprocessing.spacing_mm", "median_shape")})
         return Configuration(
@@ -134,7 +135,7 @@ class Maker:
             window=window,
             median_shape=shape,
             previous="3d_lowres" if view.name == "3d_cascade" else None,
-            cost=cost(budget, fit.step_s, fit.memory_bytes, preparing, seconds, disk, fit.measured),
+            cost=cost(budget, fit.step_s, training, preparing, seconds, disk, fit.measured),
             reasons=(
                 found,
                 explain.slices(view.axis),

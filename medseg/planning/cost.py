@@ -26,6 +26,7 @@ FORWARD_SHARE = 1 / 3  # of a training step
 BYTES_A_VALUE = 16.0  # that a convolution puts out, on a CPU: itself, its norm, and their gradients, as float32
 BYTES_A_WEIGHT = 16.0  # itself, its gradient, and two of the optimiser
 BASE_BYTES = 1e8  # what a CPU's kernels take for themselves
+PROCESS_BYTES = 4e8  # of the training command itself on a CPU: interpreter, libraries, validation
 INDEX_BYTES = 4  # of a voxel kept in a list
 
 

@@ -20,7 +20,7 @@ from medseg.planning.fitting import Fitter, ForCpu, ForGpu, ForMemory, Question
 from medseg.planning.intensities import normalisation
 from medseg.planning.mirroring import mirror_axes
 from medseg.planning.plan import Alternative, Budget, Configuration, Name, Reason, Request, Structure
-from medseg.planning.spacing import coarsest_axis
+from medseg.planning.spacing import check_spacing, coarsest_axis
 from medseg.planning.volumes import Volumes, volumes
 from medseg.preprocessing.crop import crop_for
 from medseg.preprocessing.settings import PreprocessingSettings
@@ -123,10 +123,15 @@ def _fitted(maker: Maker, fitter: Fitter, sizes: Sequence[Volumes]) -> tuple[dic
         raise InputError(what, fix="give 3d or auto")
     flat = maker.view("2d")
     made["2d"] = fit(flat, maker.question(flat))
-    if maker.request.dims == "auto" and maker.request.device == "cpu" and chosen == "3d" and low is not None:
+    if low is not None and chosen == "3d" and isinstance(fitter, ForCpu) and _free(maker.request):
         coarse = _coarse_is_better(made["3d"], made["3d_lowres"], sizes)
         chosen, why = ("3d_lowres", coarse) if coarse else (chosen, why)
     return made, chosen, why
+
+
+def _free(request: Request) -> bool:
+    """True if neither dimensions nor a number of mm were asked for."""
+    return request.dims == "auto" and check_spacing(request.spacing) is None
 
 
 def _explained(low: Found, full: Found) -> Found:

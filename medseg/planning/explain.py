@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from medseg.planning.families import Family
 from medseg.planning.fingerprint import Fingerprint
-from medseg.planning.fitting import Fit
+from medseg.planning.fitting import MOST_SEEN, Fit
 from medseg.planning.plan import AXES, Budget, Name, Reason, Schedule, Structure, Window
 from medseg.planning.spacing import Numbers
 from medseg.planning.volumes import Volumes
@@ -39,7 +39,7 @@ def data(channels: Sequence[str], structures: Sequence[Structure], volumes: Sequ
         numbers |= {f"cases with {found.name}": found.cases, f"median ml of {found.name}": found.median_ml}
     return Reason(
         topic="data",
-        choice=f"{', '.join(channels)} in; {len(structures)} structure(s) out",
+        choice=f"{', '.join(map(channel, channels))} in; {counted(len(structures), 'structure')} out",
         why="structures as asked by --labels" if chosen else "all channels and structures that the data set names",
         fields=("channels", "structures", "network.in_channels", "network.classes"),
         numbers=numbers,
@@ -96,7 +96,7 @@ def network(found: Fit, family: Family) -> Reason:
     levels = len(made.features)
     return Reason(
         topic="network",
-        choice=f"{kind}, {levels} levels, {made.features[0]} to {made.features[-1]} features",
+        choice=f"{kind}, {counted(levels, 'level')}, {made.features[0]} to {made.features[-1]} features",
         why=found.why,
         fields=tuple(
             f"network.{name}"
@@ -112,7 +112,7 @@ def depth(found: Fit, spacing: Sequence[float]) -> Reason:
     halved = [sum(stride[a] > 1 for stride in strides) for a in range(len(strides[0]))]
     thin = [k for k in found.fitted.network.kernels if 1 in k]
     why = "down to 4 voxels, and only axes whose voxels are within twice the finest"
-    why += f"; {len(thin)} level(s) do not look across thick slices" if thin else ""
+    why += f"; {counted(len(thin), 'level')} without a look across thick slices" if thin else ""
     return Reason(
         topic="depth",
         choice=f"axes halved {by(halved)} times",
@@ -130,6 +130,8 @@ def batch(found: Fit, dataset_voxels: float, family: Family) -> Reason:
         why = "many small steps learn more on a CPU than few large ones"
     elif size == 2:
         why = "the fewest that train steadily; memory goes to the patch first"
+    elif found.capped:
+        why = f"nnU-Net's own, or at most {100 * MOST_SEEN:.0f} % of all voxels in a step, though the GPU holds more"
     elif round(dataset_voxels * family.dataset_share / math.prod(found.fitted.patch)) <= size:
         why = f"no more, since a step shall see at most {100 * family.dataset_share:.0f} % of all voxels"
     else:
@@ -204,9 +206,24 @@ def budget(taken: Budget, asked: bool, device: str) -> Reason:
     return Reason(topic="budget", choice=choice, why="as asked" if asked else default, fields=fields, numbers=numbers)
 
 
+def short(number: float) -> str:
+    """Two digits; whole from a hundred on: `0.45`, `3.4`, `340`."""
+    return f"{number:.2g}" if number < 99.5 else f"{number:.0f}"
+
+
 def size(gb: float) -> str:
     """`1.2 GB`, `3.4 MB`."""
-    return f"{gb:.2g} GB" if gb >= 0.1 else f"{1000 * gb:.2g} MB"
+    return f"{short(gb)} GB" if gb >= 0.1 else f"{short(1000 * gb)} MB"
+
+
+def counted(n: int, what: str) -> str:
+    """`1 case`, `3 cases`."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def channel(name: str) -> str:
+    """A name that is a number stands for a channel of which nothing else is known."""
+    return f"channel {name}" if name.isdecimal() else name
 
 
 def duration(seconds: float) -> str:

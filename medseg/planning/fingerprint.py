@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from medseg.errors import InputError, MedsegError
 from medseg.files import Record, read_record, write_record
 from medseg.imaging.dataset import Case, Dataset, case_digest, read_case
 from medseg.imaging.source import Reading
 from medseg.imaging.volume import LabelMap
-from medseg.planning.label_runs import Runs, contiguous, middle, runs_by_value, small_pieces, touches
+from medseg.planning.label_runs import Runs, contiguous, middle, runs_by_value, small_pieces, touches, voxels_within
 from medseg.planning.scan_values import QUANTILES, Sketch, Whole, look_at_values, short
 from medseg.preprocessing.crop import Box, crop_box, crop_for
 from medseg.preprocessing.orientation import turn_to_ras, turned, turned_numbers
@@ -29,14 +28,13 @@ __all__ = [
     "Sketch",
     "Structure",
     "Whole",
-    "centres",
     "fingerprint_case",
     "fingerprint_of",
     "merged",
     "pooled",
 ]
 
-VERSION = 2
+VERSION = 3
 MOST_TOLD = 3  # small pieces of a structure that are kept
 
 
@@ -69,7 +67,8 @@ class CaseFingerprint(Record):
 
     `patient` is a name that tells nothing of a person (the case's own where it is not known); cases of one patient are
     never in both parts of a fold. `modalities` names the channels, `channels` tells of their labelled voxels, `whole`
-    of all. `labels` is a digest of the label map. `notes` says what was mended or left on reading.
+    of all. `labels` is a digest of the label map. `outside`: labelled voxels beside the crop, which no network sees.
+    `notes` says what was mended or left on reading.
     """
 
     version: int
@@ -85,6 +84,7 @@ class CaseFingerprint(Record):
     whole: tuple[Whole, ...] = ()
     structures: tuple[Structure, ...]
     labels: str = ""
+    outside: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -189,6 +189,7 @@ def fingerprint_of(
         whole=tuple(whole for _, whole in seen),
         structures=_structures(runs, box, label.shape, spacing_mm, grid.voxel_ml),
         labels=_digest(runs, label.shape),
+        outside=labelled - sum(voxels_within(of_one, box) for of_one in runs.values()),
         notes=tuple(notes),
     )
 
@@ -246,11 +247,3 @@ def pooled(fingerprint: Fingerprint, channel: int) -> Sketch:
         sd=float(np.sqrt(variance)),
         quantiles=tuple(float(q) for q in np.interp(levels, below, every)),
     )
-
-
-def centres(fingerprint: Fingerprint, value: int) -> npt.NDArray[np.float64]:
-    """Centres (n, 3) of a structure in the cases that hold it, each from 0 to 1 of the crop along R, A, S."""
-    found: Sequence[tuple[float, float, float]] = [
-        s.centre for c in fingerprint.cases for s in c.structures if s.value == value
-    ]
-    return np.array(found, dtype=np.float64).reshape(-1, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from medseg.errors import ResourceError
 from medseg.networks.topology import forward_macs
 from medseg.planning.architecture import Fitted, activations, fit, network_for, start_patch
 from medseg.planning.cost import GB, TRAINING_SHARE, Machine, Measured, gpu_bytes, step_macs, training_bytes, within
-from medseg.planning.families import Family
+from medseg.planning.families import UNET, Family
 from medseg.planning.plan import Budget
 
 TRIALS = 3
@@ -20,6 +20,7 @@ FIRST = 0.5  # of that is what the first trial is for, so that it fits where nnU
 ROUNDS = 20  # of the rule; most give a step that was tried already
 AIM = 0.95  # of that, since a step down in patch is easier to foresee than a step up
 ENOUGH = 1.25  # a patch and batch that could grow by less than this are left as they are
+MOST_SEEN = UNET.dataset_share  # of all voxels in a step, where a GPU holds more than a family was made for
 GPU_STEPS = 25_000  # a tenth of nnU-Net's: a budget that holds fewer is not spent on larger patches than nnU-Net's own
 
 # A CPU does a hundredth of a GPU's steps in the same time: there, many small steps win. On the hippocampus set
@@ -64,7 +65,7 @@ class Question:
 class Fit:
     """A network that fits, and what a step takes; `measured` if that was read at exactly this patch and batch.
 
-    how: why patch and batch are these. why: why the network is as wide as it is.
+    how: why patch and batch are these. why: why the network is as wide as it is. capped: the memory holds more patches.
     """
 
     fitted: Fitted
@@ -74,6 +75,7 @@ class Fit:
     how: str
     why: str
     numbers: dict[str, float]
+    capped: bool = False
 
 
 class Fitter(Protocol):
@@ -127,11 +129,12 @@ class ForGpu:
 
     def fit(self, question: Question) -> Fit:
         """By what the last trial found."""
-        fitted = question.fit(self._gb or self.usable / GB)
+        gb = self._gb or self.usable / GB
+        fitted = _not_all_at_once(question, gb)
         needed = self._off * gpu_bytes(fitted, question.family)
         seconds = self._mac_s * step_macs(fitted) if self._mac_s else None
         how = "the most that fits the GPU by nnU-Net's rule" + (", set right by a trial step" if self._gb else "")
-        return Fit(fitted, seconds, needed, False, how, WIDTH, _numbers(fitted))
+        return Fit(fitted, seconds, needed, False, how, WIDTH, _numbers(fitted), fitted != question.fit(gb))
 
     def trial(self, question: Question) -> Fit:
         """By steps on the GPU.
@@ -143,7 +146,7 @@ class ForGpu:
         tried: dict[tuple[tuple[int, ...], int], Measured | None] = {}
         fits: list[tuple[float, float, Fitted, Measured]] = []  # room, what the rule was told, and what came of it
         for _ in range(ROUNDS):
-            fitted = question.fit(gb)
+            fitted = _not_all_at_once(question, gb)
             step = fitted.patch, fitted.batch
             if step not in tried:
                 if len(tried) == TRIALS:
@@ -189,7 +192,8 @@ class ForGpu:
             how += f"; not larger, since the budget holds {steps} steps of it"
         numbers = {"GB that may be used": self.usable / GB, "GB measured": needed / GB, "trial steps": len(tried)}
         numbers |= {"seconds a step": measured.seconds, **_numbers(fitted)}
-        return Fit(fitted, measured.seconds, needed, True, how, WIDTH, numbers)
+        capped = fitted != question.fit(self._gb)
+        return Fit(fitted, measured.seconds, needed, True, how, WIDTH, numbers, capped)
 
 
 @dataclass
@@ -225,7 +229,8 @@ class ForCpu:
             numbers = {"steps in the budget": held[taken], "steps of the largest": held[0]}
         if taken == fits[0] > 0:
             how += f"; a larger one needs {needed[taken - 1] / GB:.1f} GB of RAM, {self.usable / GB:.1f} may be used"
-        numbers |= {"RAM GB that may be used": self.usable / GB, "RAM GB": needed[taken] / GB, **_numbers(made[taken])}
+            numbers["RAM GB that may be used"] = self.usable / GB
+        numbers |= {"RAM GB": needed[taken] / GB, **_numbers(made[taken])}
         return Fit(made[taken], step_s, needed[taken], False, how, why, numbers)
 
     trial = fit
@@ -239,6 +244,19 @@ class ForCpu:
                 raise ResourceError("the memory does not suffice for a training step", fix="end what else uses it")
             self._mac_s[dims] = measured.seconds / step_macs(fitted)
         return self._mac_s[dims]
+
+
+def _not_all_at_once(question: Question, gb: float) -> Fitted:
+    """By nnU-Net's rule; a batch larger than the family's own, for more memory than its own, stays within MOST_SEEN.
+
+    nnU-Net lets its residual networks see a whole small data set in a step, which their own memory keeps them from.
+    """
+    fitted = question.fit(gb)
+    if gb <= question.family.gb:
+        return fitted
+    share = round(MOST_SEEN * question.dataset_voxels / math.prod(fitted.patch))
+    own = question.fit(question.family.gb).batch
+    return replace(fitted, batch=min(fitted.batch, max(own, share)))
 
 
 def _worth(trial: tuple[float, float, Fitted, Measured]) -> tuple[bool, float]:

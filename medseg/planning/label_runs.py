@@ -108,6 +108,14 @@ def touches(runs: Runs, shape: Sequence[int]) -> str:
     return "".join(letter for letter, is_there in reached if is_there)
 
 
+def voxels_within(runs: Runs, box: Sequence[tuple[int, int]]) -> int:
+    """How many voxels of the structure lie in the box: start and stop along x, y, z."""
+    (x, stop), (y, y_stop), (z, z_stop) = box
+    rows = (runs.y >= y) & (runs.y < y_stop) & (runs.z >= z) & (runs.z < z_stop)
+    lengths = np.minimum(runs.stop, stop) - np.maximum(runs.x, x)
+    return int(np.maximum(lengths, 0)[rows].sum())
+
+
 def pieces(structures: Sequence[Runs]) -> list[Ints]:
     """For each structure the number, from 0, of the piece of each run; voxels that share a corner belong together.
 

@@ -21,15 +21,18 @@ Places = npt.NDArray[np.float64]
 
 SIDED_SD = 2.0  # a structure's place is fixed along an axis if it is this many SDs off the middle, or off another's
 LEAST_OFFSET = 0.02  # of the scan's length
+FEWEST_CASES = 5  # that must hold a structure: of fewer, mean and SD tell nothing
 SIDES = {"left", "right", "l", "r", "lh", "rh"}
 LEFT_RIGHT = 0
 
 # Axis -> whether it is mirrored although the structures have fixed places along it, and why. Left and right are never
-# to be confused, whatever trials say.
+# to be confused, whatever trials say. For the others trials on the hippocampus set decided (160 cases trained on, 40
+# scored, mean Dice without and with mirroring front-back and head-foot): 0.870 and 0.819 after 400 steps,
+# LONG after 1900.
 WHERE_PLACES_ARE_FIXED: dict[Axis, tuple[bool, str]] = {
     "left-right": (False, "left is not right"),
-    "front-back": (False, "no body is built so"),
-    "head-foot": (False, "no body is built so"),
+    "front-back": (False, "place tells these labels apart"),
+    "head-foot": (False, "place tells these labels apart"),
 }
 
 
@@ -50,6 +53,8 @@ def mirror_axes(fingerprint: Fingerprint, structures: Sequence[Structure]) -> tu
     choice = " and ".join(AXES[a] for a in kept) if kept else "none"
     whys = (f"{'also' if mirrored else 'not'} {', '.join(axes)}: {why}" for (mirrored, why), axes in told.items())
     why = "; ".join(whys) or "no structure has a place of its own along these axes"
+    if not told and not (np.isfinite(places).all(axis=2).sum(axis=0) >= FEWEST_CASES).any():
+        why = f"no structure is in {FEWEST_CASES} cases: too few to tell where it lies"
     fields = ("schedule.mirror_axes",)
     return tuple(kept), Reason(topic="mirroring", choice=choice, why=why, fields=fields, numbers=numbers)
 
@@ -80,9 +85,9 @@ def _certain(offsets: npt.NDArray[np.float64], axis: int) -> tuple[float, float]
     Left-right a small but certain offset of the mean is enough. NaN stands for a case without the structure.
     """
     known = offsets[~np.isnan(offsets)]
-    if not known.size:
+    if known.size < FEWEST_CASES:
         return None
-    mean, sd = float(known.mean()), float(known.std())
+    mean, sd = float(known.mean()), float(known.std(ddof=1))
     spread = sd / math.sqrt(known.size) if axis == LEFT_RIGHT else sd
     return (mean, sd) if abs(mean) > max(SIDED_SD * spread, LEAST_OFFSET) else None
 

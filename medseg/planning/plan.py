@@ -47,10 +47,10 @@ class Alternative(Record):
 class Cost(Record):
     """What a configuration is expected to take on the device it was planned for; None where nothing tells.
 
-    hours, steps: of training, within the budget. step_s: seconds a step. training_gb: memory that a step needs, on the
-    GPU or in RAM. preparing_gb: RAM to prepare the largest case. inference_s: seconds for the median scan. cache_gb:
-    disk for all prepared cases. measured: a step was timed, and on a GPU its memory read, at exactly this patch
-    and batch; else both are estimates.
+    hours, steps: of training, within the budget. step_s: seconds a step. training_gb: memory that a step needs, on a
+    GPU, or in RAM with the program itself. preparing_gb: RAM to prepare the largest case. inference_s: seconds for the
+    median scan. cache_gb: disk for all prepared cases. measured: a step was timed, and on a GPU its memory read, at
+    exactly this patch and batch; else both are estimates.
     """
 
     hours: float | None

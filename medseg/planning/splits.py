@@ -217,6 +217,8 @@ def given_splits(given: GivenFolds, fingerprint: Fingerprint, seed: int) -> tupl
     if never:
         warnings.append(f"{len(never)} case(s) are validated in none of the given folds: {_some(never)}")
     for number, fold in enumerate(folds):
+        if not fold.train:
+            warnings.append(f"fold {number} cannot be trained: all its cases are set aside")
         both = {patient[n] for n in fold.train} & {patient[n] for n in fold.validation}
         cases = {n for n in fold.validation if patient[n] in both}
         if cases:

@@ -10,7 +10,7 @@ import numpy as np
 
 from medseg.files import RESEARCH_USE
 from medseg.planning.compare import Difference
-from medseg.planning.explain import by, duration, mm, size
+from medseg.planning.explain import by, channel, counted, duration, mm, size
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Cost, Name, Plan, Reason, Splits
 from medseg.planning.volumes import Volumes, volumes
@@ -47,33 +47,33 @@ def _expected(plan: Plan) -> str:
 def _data(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> Iterator[tuple[str, str, str]]:
     cases = fingerprint.cases
     patients = len({c.patient or c.case for c in cases})
-    whose = f" of {patients} patients" if patients < len(cases) else ""
+    whose = f" of {counted(patients, 'patient')}" if patients < len(cases) else ""
     shapes, spacings = np.array([c.shape for c in cases]), np.array([c.spacing_mm for c in cases])
     median = f"{by([round(n) for n in np.median(shapes, axis=0)])} voxels of {mm(np.median(spacings, axis=0))}"
     if np.ptp(shapes, axis=0).any():
         median += f"; {by(shapes.min(axis=0))} to {by(shapes.max(axis=0))}"
     if mm(spacings.min(axis=0)) != mm(spacings.max(axis=0)):
         median += f"; {mm(spacings.min(axis=0))} to {mm(spacings.max(axis=0))}"
-    yield "scans", f"{len(cases)} cases{whose}, {', '.join(plan.channels)}", f"median {median}"
+    yield "scans", f"{counted(len(cases), 'case')}{whose}, {', '.join(map(channel, plan.channels))}", f"median {median}"
     found = volumes(fingerprint, plan.structures)
     shown = found if len(found) <= MOST_STRUCTURES else found[: MOST_STRUCTURES - 1]
-    told = ", ".join(_volume(v, len(cases)) for v in shown)
-    told += f" and {len(found) - len(shown)} more" if len(shown) < len(found) else ""
+    told = "; ".join(_volume(v, len(cases)) for v in shown)
+    told += f"; and {len(found) - len(shown)} more" if len(shown) < len(found) else ""
     yield "structures", f"{len(found)}", told
     parts = [len(fold.validation) for fold in splits.folds]
     how = "as the user gave them" if splits.given else "by patient, every structure spread evenly"
     if parts:
-        many = f"{min(parts)}" if min(parts) == max(parts) else f"{min(parts)} to {max(parts)}"
-        yield "folds", f"{len(parts)}, {many} cases validated in each", how
+        many = ("" if min(parts) == max(parts) else f"{min(parts)} to ") + counted(max(parts), "case")
+        yield "folds", f"{len(parts)}, {many} validated in each", how
     else:
         yield "folds", "none", "there is one patient only: train with --fold all"
 
 
 def _volume(of: Volumes, cases: int) -> str:
     if not of.cases:
-        return f"{of.name} (in no case)"
-    some = "" if of.cases == cases else f" in {of.cases} cases"
-    return f"{of.name} {of.median_ml:.3g} ml ({of.least_ml:.3g} to {of.most_ml:.3g}){some}"
+        return f"{of.name}: in no case"
+    some = "" if of.cases == cases else f" in {counted(of.cases, 'case')}"
+    return f"{of.name}: {of.median_ml:.3g} ml ({of.least_ml:.3g} to {of.most_ml:.3g}){some}"
 
 
 def _choices(plan: Plan, reasons: Sequence[Reason]) -> Iterator[tuple[str, str, str]]:

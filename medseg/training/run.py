@@ -121,7 +121,10 @@ def _fold_cases(parts: Splits, fold: str, run: Path) -> Fold:
     if fold not in map(str, range(len(parts.folds))):
         known = f"0 to {len(parts.folds) - 1}, or all" if parts.folds else "all"
         raise InputError(f"there is no fold {fold}", run, f"give {known}")
-    return parts.folds[int(fold)]
+    found = parts.folds[int(fold)]
+    if not found.train:
+        raise InputError(f"fold {fold} has no case to train on", run, "train another, or plan with other --splits")
+    return found
 
 
 def _finished(job: FoldJob) -> FoldTrained:

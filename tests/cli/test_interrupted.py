@@ -74,7 +74,9 @@ def some(folder: Path, pattern: str, n: int = 1) -> Callable[[], bool]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pattern", "n"), [("cache/fingerprint/*.json", 3), ("plan.json", 1), ("cache/3d/*.json", 4)])
+@pytest.mark.parametrize(
+    ("pattern", "n"), [("cache/fingerprint/*.json", 3), ("plan.json", 1), ("cache/3d/*.safetensors", 4)]
+)
 def test_plan_is_killed(tmp_path: Path, pattern: str, n: int) -> None:
     data, run = write_dataset(tmp_path / "data", 30, (40, 40, 40)), tmp_path / "run"
     asked = ("plan", data, "-o", run, "--budget", "2steps", "--device", "cpu")
@@ -84,7 +86,9 @@ def test_plan_is_killed(tmp_path: Path, pattern: str, n: int) -> None:
     whole("plan", data, "-o", tmp_path / "other", *asked[4:])
     assert (run / "plan.json").read_bytes() == (tmp_path / "other/plan.json").read_bytes()
     assert (run / "splits.json").read_bytes() == (tmp_path / "other/splits.json").read_bytes()
-    for file in (tmp_path / "other").rglob("*.npy"):
+    files = list((tmp_path / "other").rglob("*.safetensors"))
+    assert len(files) == 30
+    for file in files:
         assert (run / file.relative_to(tmp_path / "other")).read_bytes() == file.read_bytes()
 
 

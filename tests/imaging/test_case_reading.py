@@ -40,7 +40,9 @@ def test_a_case_is_read_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label.array, some_label())
     assert (label.names, label.present) == ({1: "liver", 2: "lesion"}, (1,))
     write_nifti(label_of(dataset), some_label(9))
-    with pytest.raises(InputError, match=r"a: its label holds value\(s\) 9, which the dataset does not name"):
+    with pytest.raises(
+        InputError, match=r"a: \[UNKNOWN_VALUE\] its label holds value\(s\) 9, which the dataset does not name"
+    ):
         read_case(case, dataset)
     with pytest.raises(InputError, match="a: has no label"):
         read_case(replace(case, label=None), dataset)
@@ -71,7 +73,7 @@ def test_channels_must_lie_on_each_other(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, channels=2)
     assert len(read_case_images(dataset.cases[0], dataset)) == 2
     write_nifti(dataset.cases[0].images[1].paths[0], some_image(), np.diag([1, 1, 2, 1]))
-    with pytest.raises(GeometryError, match="a: its channel 1"):
+    with pytest.raises(GeometryError, match=r"a: \[OTHER_GRID\] its channel 1"):
         read_case_images(dataset.cases[0], dataset)
 
 

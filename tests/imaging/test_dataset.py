@@ -134,7 +134,7 @@ def test_a_missing_channel_is_named(tmp_path: Path) -> None:
     left = find_dataset(root).left
     assert [(remark.where, remark.reason) for remark in left] == [
         ("plain.nii.gz", "its name does not end in a channel number such as _0000"),
-        ("case_2", "imagesTr/case_2_0001.nii.gz is missing"),
+        ("case_2", "[NOT_FOUND] imagesTr/case_2_0001.nii.gz is missing"),
     ]
 
 
@@ -336,7 +336,8 @@ def test_label_files_that_name_their_structures(tmp_path: Path) -> None:
     dataset = find_dataset(tmp_path)
     assert [case.name for case in dataset.cases] == ["s1", "s2"]
     (left,) = dataset.left
-    assert (left.where, left.broken, left.reason) == ("s0", True, "its label names cyst, which the dataset does not")
+    said = "[UNKNOWN_VALUE] its label names cyst, which the dataset does not"
+    assert (left.where, left.broken, left.reason) == ("s0", True, said)
 
 
 @pytest.mark.parametrize("layout", ["folders", "nnunet", "decathlon"])

@@ -151,7 +151,7 @@ def test_labels_beside_their_scan_are_refused_with_the_distance(by: tuple[float,
 def test_labels_of_another_shape_are_refused() -> None:
     fine = Grid((12, 10, 8), GRID.affine @ np.diag([0.5, 0.5, 0.5, 1]))
     labels = LabelMap(np.kron(LABELS, np.ones((2, 2, 2), np.uint8)), fine, NAMES)
-    with pytest.raises(GeometryError, match=r"\[OTHER_GRID\].*shape \(12, 10, 8\), its scan \(6, 5, 4\)"):
+    with pytest.raises(GeometryError, match=r"\[OTHER_SHAPE\].*shape \(12, 10, 8\), its scan \(6, 5, 4\)"):
         placed(labels, GRID, may_be_cropped=True)
 
 
@@ -169,7 +169,7 @@ def test_cropped_labels_of_slicer_are_put_where_they_belong(tmp_path: Path) -> N
     with pytest.raises(GeometryError, match=r"\[OFF_GRID\]"):
         read_label_file(far, onto)
     write_labels(tmp_path / "x.nii.gz", LabelMap(LABELS[1:4, 1:4, 1:3], moved(onto, by=(1, 1, 1), shape=(3, 3, 2)), {}))
-    with pytest.raises(GeometryError, match=r"\[OTHER_GRID\]"):
+    with pytest.raises(GeometryError, match=r"\[OTHER_SHAPE\]"):
         read_label_file(tmp_path / "x.nii.gz", onto)
 
 

@@ -113,8 +113,8 @@ def test_paths_may_be_absolute_and_one_file_may_hold_all_channels(tmp_path: Path
 @pytest.mark.parametrize(
     ("line", "expected", "broken"),
     [
-        ("x,scans/p0/none.nii.gz,drawn/0.nii.gz", "an image of it is missing", True),
-        ("x,scans/p0/c0.nii.gz,drawn/none.nii.gz", "its label is missing", True),
+        ("x,scans/p0/none.nii.gz,drawn/0.nii.gz", "[NOT_FOUND] an image of it is missing", True),
+        ("x,scans/p0/c0.nii.gz,drawn/none.nii.gz", "[NOT_FOUND] its label is missing", True),
         ("x,scans/p0/c0.nii.gz,", "has no label", False),
         ("x,scans/p0/c0.nii.gz,notes.txt", "neither a volume file nor DICOM SEG or RTSTRUCT", True),
         ("x,notes.txt,drawn/0.nii.gz", "neither a volume file nor DICOM", True),
@@ -212,7 +212,7 @@ def test_names_bring_files_and_label_objects_together(tmp_path: Path) -> None:
     dataset = found(tmp_path)
     assert [case.name for case in dataset.cases] == ["three"]
     assert {left.where: left.reason for left in dataset.left} == dict.fromkeys(
-        ("one", "two"), "its label names lesion, which the dataset does not"
+        ("one", "two"), "[UNKNOWN_VALUE] its label names lesion, which the dataset does not"
     )
 
 

@@ -451,3 +451,10 @@ def test_a_damaged_header_gives_a_volume_or_an_input_error(
 
 def test_stem() -> None:
     assert [stem(Path(n)) for n in ("a.b.nii.gz", "a.nii", "A.NII.GZ", "a.dcm")] == ["a.b", "a", "A", "a.dcm"]
+
+
+def test_an_empty_file_is_cut_short(tmp_path):
+    for name in ("a.nii", "a.nii.gz"):
+        (tmp_path / name).touch()
+        with pytest.raises(InputError, match=r"\[TRUNCATED\] is an empty file"):
+            read_volume(tmp_path / name)

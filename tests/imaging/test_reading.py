@@ -72,7 +72,7 @@ def test_files_must_lie_on_each_other_and_on_dicom(tmp_path: Path) -> None:
     moved[0, 3] += 0.5
     first = source_of("dicom", tmp_path)
     assert len(read_channels([first, source_of("nifti", tmp_path)], "a", OPTIONS)) == 2
-    with pytest.raises(GeometryError, match=r"a: its channel 1 lies up to 0\.5 mm away from its image"):
+    with pytest.raises(GeometryError, match=r"a: \[OTHER_GRID\] its channel 1 lies up to 0\.5 mm away from its image"):
         read_channels([first, source_of("nifti", tmp_path, moved)], "a", OPTIONS)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from medseg.errors import InputError
 from medseg.networks.topology import NetworkSettings, forward_macs
 from medseg.planning import decide as module
 from medseg.planning.architecture import divisors, padded, start_patch, topology
-from medseg.planning.cost import Machine, Measured
+from medseg.planning.cost import PROCESS_BYTES, Machine, Measured, training_bytes
 from medseg.planning.decide import Decided, decide
 from medseg.planning.families import FAMILIES
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint
@@ -278,6 +279,15 @@ def test_a_cpu_looks_coarsely_at_what_is_larger_than_its_patch(ml, device, chose
         assert "sees only part of liver (about 142 mm)" in why.why
 
 
+@pytest.mark.parametrize(("asked", "mm"), [({"memory_gb": 8}, 0.75), ({"spacing": "1.5"}, 1.5)])
+def test_a_memory_or_spacing_that_was_asked_for_is_kept_at_full_resolution_on_a_cpu(asked, mm):
+    structures = (*LIVER, Structure(value=2, name="lesion"))
+    made = decided(Request(**asked, budget=Budget(seconds=3600)), sized(1500, 60, **CT), structures)
+    assert "3d_lowres" in made.configurations
+    assert made.chosen == "3d"
+    assert made.configurations["3d"].preprocessing.spacing_mm == pytest.approx((mm, mm, mm), abs=0.01)
+
+
 # --- what else -------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +310,20 @@ def test_the_family_of_networks_is_taken(family):
 def test_other_families_are_refused_by_name():
     with pytest.raises(InputError, match="--network vnet is no family of networks; give one of unet, resenc-m"):
         decided(Request(network="vnet"))
+
+
+def test_a_batch_below_what_a_gpu_holds_is_explained():
+    request, few = Request(device="cuda", network="resenc-m"), alike(260, spacing=(1, 1, 1), shape=(36, 50, 35))
+    made = decided(request, few, machine=told(1e-16, gb=140))
+    (why,) = [r.why for r in made.configurations["3d"].reasons if r.topic == "batch"]
+    assert why == "nnU-Net's own, or at most 5 % of all voxels in a step, though the GPU holds more"
+
+
+def test_ram_counts_the_program_itself_and_gpu_memory_does_not():
+    there = {device: decided(Request(memory_gb=8, device=device)).configurations["3d"] for device in ("cpu", "cuda")}
+    step = training_bytes(there["cpu"].network, there["cpu"].patch, there["cpu"].schedule.batch)
+    assert there["cpu"].cost.training_gb == pytest.approx((step + PROCESS_BYTES) / 1e9)
+    assert there["cuda"].cost.training_gb < 0.5 * there["cpu"].cost.training_gb
 
 
 def test_a_budget_of_steps_needs_no_measuring():
@@ -330,11 +354,25 @@ def test_thick_slices_are_told_of_with_what_nnunets_spacing_would_cost():
     assert not [a for a in decided().alternatives if "--spacing" in a.what]
 
 
+def test_another_spacing_is_no_alternative_to_slices_as_stored():
+    prostate = alike(spacing=(0.62, 0.62, 3.6), shape=(320, 320, 20))
+    made = decided(Request(memory_gb=8, dims="2d"), prostate)
+    assert [a.what for a in made.alternatives] == ["--dims 3d"]
+
+
+def test_many_times_the_work_are_told_in_plain_numbers():
+    made = decided(
+        Request(memory_gb=8, dims="lowres", device="cuda"), alike(spacing=(0.2, 0.2, 0.2), shape=(2000,) * 3)
+    )
+    (full,) = [a for a in made.alternatives if a.what == "--dims 3d"]
+    assert re.search(r": \d{3,} times the work for each scan", full.cost), full.cost
+
+
 def test_what_is_not_chosen_is_told_with_its_cost():
     made = decided(Request(budget=Budget(seconds=600)), alike(**CT))
     by_what = {a.what: a for a in made.alternatives}
     assert set(by_what) == {"--dims lowres", "3D cascade", "--dims 2d"}
-    assert by_what["--dims 2d"].cost.endswith(" times the work for each scan, 0.76 GB to train")
+    assert by_what["--dims 2d"].cost.endswith(" times the work for each scan, 1.2 GB to train")
     assert by_what["3D cascade"].cost.startswith("3D cascade, 0.75 mm: as much work for each scan")
     assert "liver would have" in by_what["--dims lowres"].why_not
 

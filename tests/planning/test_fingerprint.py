@@ -17,7 +17,6 @@ from medseg.planning.fingerprint import (
     Fingerprint,
     FingerprintJob,
     Sketch,
-    centres,
     fingerprint_case,
     merged,
     pooled,
@@ -38,6 +37,18 @@ def sketch_of(values: np.ndarray) -> Sketch:
     return look_at_values(image, np.ones(image.shape, np.uint8), image.size)[0]
 
 
+def test_labels_beside_the_crop_are_counted(tmp_path):
+    grid = grid_of((0, 1, 2), (1, 1, 1), shape=(10, 6, 4))
+    image, label = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.uint8)
+    image[2:8] = 100
+    label[7:10, 1, 1] = 1
+    write_volume(tmp_path / "images" / "a.nii.gz", Volume(image, grid))
+    write_labels(tmp_path / "labels" / "a.nii.gz", LabelMap(label, grid, {}))
+    describe(tmp_path)
+    (job,) = jobs(tmp_path, tmp_path / "out")
+    assert fingerprint_case(job).outside == 2
+
+
 def test_a_case_worked_out_by_hand(tmp_path):
     grid = grid_of((2, 0, 1), (1, -1, 1), shape=(4, 10, 6), spacing=(5, 0.5, 2))  # stored S, L, A
     image, label = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.uint8)
@@ -54,6 +65,7 @@ def test_a_case_worked_out_by_hand(tmp_path):
     assert seen.spacing_mm == (0.5, 2, 5)  # R, A, S
     assert seen.shape == (10, 6, 4)
     assert seen.cropped == (6, 6, 4)
+    assert seen.outside == 0
     (channel,) = seen.channels
     assert channel.voxels == 3
     assert channel.mean == pytest.approx(30)
@@ -185,12 +197,6 @@ def test_cases_without_structures_do_not_count_in_the_pool():
     cases = (looked_at("a", channels=(empty,)), looked_at("b", channels=(sketch(0, 10),)))
     assert pooled(Fingerprint(cases=cases), 0).mean == 5
     assert pooled(Fingerprint(cases=cases[:1]), 0).voxels == 0
-
-
-def test_centres_are_those_of_the_cases_that_hold_the_structure():
-    cases = (looked_at("a", centres={1: (0.1, 0.2, 0.3)}), looked_at("b", centres={2: (0.4, 0.5, 0.6)}))
-    np.testing.assert_array_equal(centres(Fingerprint(cases=cases), 1), [[0.1, 0.2, 0.3]])
-    assert centres(Fingerprint(cases=cases), 7).shape == (0, 3)
 
 
 def test_it_survives_being_written():

@@ -93,6 +93,20 @@ def test_a_small_scan_needs_one_trial():
     assert (found.fitted.patch, found.fitted.batch) == ((40, 56, 40), 9)
 
 
+def test_a_gpu_larger_than_the_familys_own_does_not_show_a_step_the_whole_data_set():
+    small, family = (36, 50, 35), FAMILIES["resenc-m"]
+    asked = question(small, family, cases=260)
+    own = asked.fit(family.gb).batch
+    assert asked.fit(100.0).batch > 3 * own
+    found = ForGpu(Gpu(140).machine, LONG).trial(asked)
+    assert found.fitted.batch == own
+    assert found.capped
+    many = question(small, family, cases=26_000)
+    found = ForGpu(Gpu(140, mac_s=1e-16).machine, LONG).trial(many)
+    assert found.fitted.batch > 3 * own
+    assert found.fitted.batch * math.prod(found.fitted.patch) <= 1.01 * module.MOST_SEEN * many.dataset_voxels
+
+
 def test_a_short_budget_is_not_spent_on_a_larger_patch_than_nnunets_own():
     slow = 2e-13
     for seconds, larger in ((1200.0, False), (30 * 24 * 3600.0, True)):
@@ -199,6 +213,11 @@ def test_little_ram_makes_smaller_patches(budget):
         assert found.memory_bytes <= module.USABLE * ram_gb * GB or chosen(found) == module.CPU_CHOICES[-1][:2]
     assert needs == sorted(needs, reverse=True)
     assert "GB of RAM" in ForCpu(cpu(ram_gb=0.6), budget).fit(question()).how
+
+
+def test_memory_that_does_not_matter_does_not_change_the_plan():
+    found = [ForCpu(cpu(ram_gb=ram_gb), LONG).fit(question()) for ram_gb in (16, 32)]
+    assert found[0] == found[1]
 
 
 def without_memory(*_: object) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.planning import label_runs
-from medseg.planning.label_runs import SmallPiece, middle, pieces, runs_by_value, small_pieces, touches
+from medseg.planning.label_runs import SmallPiece, middle, pieces, runs_by_value, small_pieces, touches, voxels_within
 
 CORNERS = np.ones((3, 3, 3))
 
@@ -33,6 +33,8 @@ def test_structures_are_those_that_scipy_finds(seed: int, order: list[int], fort
         mask = labels == value
         assert runs.lengths.sum() == mask.sum()
         assert middle(runs) == pytest.approx(ndimage.center_of_mass(mask))
+        box = [(n // 3, n - n // 4) for n in labels.shape]
+        assert voxels_within(runs, box) == mask[tuple(slice(*ends) for ends in box)].sum()
         sides = [(side, axis) for axis in range(3) for side in (0, -1)]
         borders = "".join(
             letter for letter, (side, axis) in zip("LRPAIS", sides, strict=True) if np.take(mask, side, axis).any()

@@ -92,13 +92,23 @@ def test_left_right_is_no_matter_of_trials():
 
 def test_axes_for_one_reason_are_told_together():
     _, reason = mirror_axes(places(20, (0.5, 0.2, 0.2)), named("liver"))
-    assert reason.why == "not front-back (liver at 20 +- 2 %), head-foot (liver at 20 +- 1 %): no body is built so"
+    told = "not front-back (liver at 20 +- 2 %), head-foot (liver at 20 +- 2 %): place tells these labels apart"
+    assert reason.why == told
 
 
 def test_cases_without_structures_do_not_matter():
     cases = placed([{}, {1: (0.5, 0.5, 0.5)}, {}])
     assert mirror_axes(cases, named("liver", "lesion"))[0] == (0, 1, 2)
     assert mirror_axes(placed([{}]), named("liver"))[0] == (0, 1, 2)
+
+
+def test_few_cases_tell_nothing_of_places():
+    rare = placed([{1: (0.5, 0.5, 0.5)}] * 30 + [{1: (0.5, 0.5, 0.5), 2: (0.2, 0.2, 0.2)}])
+    assert mirror_axes(rare, named("liver", "rare lesion"))[0] == (0, 1, 2)
+    axes, reason = mirror_axes(places(mirroring.FEWEST_CASES - 1, (0.3, 0.3, 0.3)), named("liver"))
+    assert axes == (0, 1, 2)
+    assert reason.why == f"no structure is in {mirroring.FEWEST_CASES} cases: too few to tell where it lies"
+    assert mirror_axes(places(1, (0.5, 0.5, 0.5)), named("left kidney"))[0] == (FRONT_BACK, HEAD_FOOT)
 
 
 def test_structures_that_were_not_chosen_do_not_matter():

@@ -141,6 +141,12 @@ def test_cases_that_are_set_aside_or_left_out_are_told(tmp_path: Path) -> None:
     assert warnings == ["1 case(s) are in none of the given folds and are never trained on: case001"]
 
 
+def test_a_fold_whose_cases_are_all_set_aside_is_told_of(tmp_path: Path) -> None:
+    found = read_folds(written(tmp_path, [{"train": ["case009"], "val": names(9)}, {"train": names(9), "val": []}]))
+    _, warnings = given_splits(found, alike(9), 0)
+    assert "fold 0 cannot be trained: all its cases are set aside" in warnings
+
+
 def test_a_patient_on_both_sides_is_warned_of(tmp_path: Path) -> None:
     found = read_folds(written(tmp_path, [{"train": ["p000_0", "p001_0"], "val": ["p000_1"]}]))
     _, warnings = given_splits(found, cohort((2, (1,)), (1, (1,))), 0)

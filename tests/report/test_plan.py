@@ -33,7 +33,7 @@ def test_a_plan_tells_data_choices_costs_and_what_was_not_chosen(name: str) -> N
     told = cells(choices, sizes, others)
     assert "10 cases, CT, MR" in told
     assert "median 512 x 512 x 150 voxels of 0.75 x 0.75 x 3 mm" in told
-    assert "liver 0.1 ml (0.1 to 0.1), left kidney (in no case)" in told
+    assert "liver: 0.1 ml (0.1 to 0.1); left kidney: in no case" in told
     assert "5, 2 cases validated in each|by patient" in told
     for topic in ("dimensions", "spacing", "intensities of CT", "intensities of MR", "patch", "network", "mirroring"):
         assert f"{topic}|" in told
@@ -45,7 +45,7 @@ def test_a_plan_tells_data_choices_costs_and_what_was_not_chosen(name: str) -> N
 
 def test_what_it_takes_stands_at_the_head() -> None:
     heads = {name: plan_tables(plan, LARGE, FOLDS)[0].title for name, plan in PLANS.items()}
-    assert heads["cpu"] == "Plan for d: 10 min on a CPU, 1.1 GB of RAM, 9.4 GB on disk"
+    assert heads["cpu"] == "Plan for d: 10 min on a CPU, 1.5 GB of RAM, 9.4 GB on disk"
     assert heads["cuda"].startswith("Plan for d: 8 h on a GPU, 1 GB of GPU memory")
     assert heads["2d"].startswith("Plan for d: 10 steps on a CPU")
 
@@ -82,7 +82,7 @@ def test_many_structures_and_channels_are_cut_short() -> None:
     plan = plan_of(configuration()).model_copy(update={"structures": structures})
     seen = Fingerprint(cases=tuple(looked_at(f"c{k}", centres={1: (0.5, 0.5, 0.5)}) for k in range(3)))
     told = cells(plan_tables(plan, seen, Splits(seed=0, folds=()))[0])
-    assert "structures|30|s1 0.1 ml (0.1 to 0.1), s2 (in no case), s3 (in no case)" in told
+    assert "structures|30|s1: 0.1 ml (0.1 to 0.1); s2: in no case; s3: in no case" in told
     assert "and 25 more" in told
     assert "folds|none|there is one patient only" in told
 

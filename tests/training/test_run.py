@@ -10,7 +10,7 @@ import torch
 
 from medseg.errors import InputError, ResourceError, RunError
 from medseg.events import Note, Stage
-from medseg.files import read_record
+from medseg.files import read_record, write_record
 from medseg.inference.model import ModelCard, load_model
 from medseg.planning.plan import Budget, Splits
 from medseg.training import fold as training
@@ -143,6 +143,15 @@ def test_a_fold_that_is_none(tmp_path: Path, fold: str) -> None:
     with pytest.raises(InputError, match=f"there is no fold {fold}; give 0 to 4, or all"):
         trained(run, [fold])
     assert not (run / "folds").exists()
+
+
+def test_a_fold_without_cases_to_train_on(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    parts = read_record(run / "splits.json", Splits)
+    empty = parts.folds[0].model_copy(update={"train": ()})
+    write_record(run / "splits.json", parts.model_copy(update={"folds": (empty, *parts.folds[1:])}))
+    with pytest.raises(InputError, match="fold 0 has no case to train on"):
+        trained(run)
 
 
 def test_a_finished_fold_is_kept(tmp_path: Path) -> None:

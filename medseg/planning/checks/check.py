@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from medseg.errors import codes_in, without_codes
 from medseg.imaging.finding import Code, Finding, HowBad
 from medseg.planning.checks.duplicates import duplicates
 from medseg.planning.checks.hounsfield import not_hounsfield
@@ -14,26 +14,27 @@ from medseg.planning.fingerprint import CaseFingerprint
 
 __all__ = ["Finding", "check_cases", "failure", "told"]
 
-MANY_EMPTY = 0.2  # with more empty label maps than this share, scans without structures are meant
+MANY_EMPTY = 0.2  # with more empty label maps than this share, and than one, scans without structures are meant
+MUCH_OUTSIDE = 0.01  # of the labelled voxels: the edge of a label may lie outside of the body
 FEW_LACK = 10  # a structure that all cases but one hold is missed in that one, if they are as many
 MOST_PATIENTS = 5  # with several cases that are listed one by one
 ORDER: tuple[HowBad, ...] = ("unusable", "suspect", "note")
 
-# What an error on reading says -> its code, and what to do where the error does not say it.
-ERRORS: tuple[tuple[str, Code, str], ...] = (
-    (r"\[(TRUNCATED|DAMAGED)\]", "truncated", "copy or export it again"),
-    (r"\bshapes?\b", "shape", "export label and image from the same scan again"),
-    (
-        r"mm away|\[(OFF_GRID|NO_OVERLAP|FRAME_OF_REFERENCE)\]",
-        "affine",
-        "export label and image from the same scan again",
-    ),
-    (r"which the dataset does not( name)?", "value", "name it in the dataset's labels, or mend the label"),
-    (r"\bmissing\b|\[NOT_FOUND\]|there is no (label|image)", "missing", "put the file there, or leave the case out"),
-    (r"voxels have the same value", "constant", "export it again"),
-    (r"single slice", "slice", "leave it out, or plan slices and volumes apart"),
-    (r"label is empty", "empty", "label it, or leave it out"),
-)
+_FROM_ONE_SCAN = "export label and image from the same scan again"
+
+# The stable code of an error on reading -> that of the finding, and what to do where the error does not say it.
+ERRORS: Mapping[str, tuple[Code, str]] = {
+    "TRUNCATED": ("truncated", "copy or export it again"),
+    "DAMAGED": ("truncated", "copy or export it again"),
+    "OTHER_SHAPE": ("shape", _FROM_ONE_SCAN),
+    "OTHER_GRID": ("affine", _FROM_ONE_SCAN),
+    "OFF_GRID": ("affine", _FROM_ONE_SCAN),
+    "NO_OVERLAP": ("affine", _FROM_ONE_SCAN),
+    "FRAME_OF_REFERENCE": ("affine", _FROM_ONE_SCAN),
+    "UNKNOWN_VALUE": ("value", "name it in the dataset's labels, or mend the label"),
+    "NOT_FOUND": ("missing", "put the file there, or leave the case out"),
+}
+UNREADABLE: tuple[Code, str] = ("unreadable", "export it again")
 
 
 def check_cases(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> list[Finding]:
@@ -46,6 +47,7 @@ def check_cases(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> l
         misread = {finding.case for finding in found if finding.code == "spacing"}
         found += size_outliers([case for case in used if case.case not in misread], names)
         found += stray_voxels(used, names)
+        found += _outside(used)
         found += not_hounsfield(used)
         found += swapped_sides(used, names)
         found += duplicates(used)
@@ -54,12 +56,15 @@ def check_cases(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> l
 
 
 def failure(case: str, said: str) -> Finding:
-    """The finding for a case that could not be read: `said` is what went wrong, `; ` and what to do about it."""
+    """The finding for a case that could not be read: `said` is what went wrong, `; ` and what to do about it.
+
+    The code in it, as in `[TRUNCATED] is cut short`, tells what kind of fault it is; the words are for people.
+    """
     what, _, todo = said.rpartition("; ") if "; " in said else (said, "", "")
-    for pattern, code, default in ERRORS:
-        if re.search(pattern, said):
-            return Finding(case=case, code=code, what=what, how_bad="unusable", todo=todo or default)
-    return Finding(case=case, code="unreadable", what=what, how_bad="unusable", todo=todo or "export it again")
+    found = [ERRORS[code] for code in codes_in(said) if code in ERRORS]
+    code, default = found[0] if found else UNREADABLE
+    what = without_codes(what) if found else what
+    return Finding(case=case, code=code, what=what, how_bad="unusable", todo=todo or default)
 
 
 def told(finding: Finding) -> str:
@@ -101,7 +106,7 @@ def _constant(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
 def _empty(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> Iterator[Finding]:
     """Empty label maps, and structures that all cases but one hold."""
     empty = [case for case in cases if not case.structures]
-    meant = len(cases) >= FEW_LACK and len(empty) > MANY_EMPTY * len(cases)
+    meant = len(empty) > max(1, MANY_EMPTY * len(cases))
     for case in empty:
         yield Finding(
             case=case.case,
@@ -128,6 +133,20 @@ def _empty(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> Iterat
             how_bad="note",
             todo="label it if it is there",
         )
+
+
+def _outside(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
+    """Labelled voxels where the scan shows nothing, which are cut away with it."""
+    for case in cases:
+        if case.outside:
+            labelled = sum(s.voxels for s in case.structures)
+            yield Finding(
+                case=case.case,
+                code="outside",
+                what=f"{case.outside} of its {labelled} labelled voxels lie where the scan shows nothing",
+                how_bad="suspect" if case.outside > MUCH_OUTSIDE * labelled else "note",
+                todo="check that the label is that of this scan; they are cut away and not trained",
+            )
 
 
 def _patients(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:

@@ -15,10 +15,12 @@ from medseg.planning.fingerprint import CaseFingerprint
 from medseg.planning.scan_values import thumbnail_of
 
 SAME = 0.99  # correlation of the ranks of 512 voxels; other scans of a patient have other noise, and stay below 0.95
+FEWEST_SHOWN = 16  # voxels besides the background that must be alike
 ROWS = 512  # of the table of all pairs, at a time
 FEWEST_VOXELS = 20  # smaller labels may be alike by chance
 _KEEP_ONE = "keep one of the two"
 
+Floats = npt.NDArray[np.float64]
 Twins = tuple[CaseFingerprint, CaseFingerprint, str, str]  # two cases, what they share, and what to do
 
 
@@ -67,15 +69,31 @@ def _same_look(cases: Sequence[CaseFingerprint]) -> Iterator[Twins]:
             alike = straight[start : start + ROWS] @ turned.T > SAME
             for row, column in zip(*np.nonzero(alike), strict=True):
                 one, other = int(column), int(row) + start
-                if one < other:
+                if one < other and _more_than_an_outline(straight[other], turned[one]):
                     yield seen[one], seen[other], how.format(seen[one].case), _KEEP_ONE
 
 
-def _standardised(thumbnails: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _standardised(thumbnails: Floats) -> Floats:
     """Thumbnails as rows of mean 0 and length 1."""
     rows = thumbnails.reshape(len(thumbnails), -1)
     centred = rows - rows.mean(axis=1, keepdims=True)
     return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9))
+
+
+def _more_than_an_outline(one: Floats, other: Floats) -> bool:
+    """True if two thumbnails are alike where neither has its background, which scans may share that were masked."""
+    shown = (one != _commonest(one)) & (other != _commonest(other))
+    if shown.sum() < FEWEST_SHOWN:
+        return False
+    both = np.array([one[shown], other[shown]])
+    both -= both.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(both, axis=1)
+    return bool(both[0] @ both[1] > SAME * lengths[0] * lengths[1])
+
+
+def _commonest(thumbnail: Floats) -> float:
+    values, counts = np.unique(thumbnail, return_counts=True)
+    return float(values[np.argmax(counts)])
 
 
 def _same_label(cases: Sequence[CaseFingerprint]) -> Iterator[Twins]:

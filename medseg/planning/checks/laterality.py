@@ -8,8 +8,9 @@ others, as the place of a lung nodule, tell nothing.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,7 @@ FEWEST_SCANS = 8  # and scans that tell how one looks
 HELPFUL = 2.0  # robust standard deviations from the middle: measures that count among others
 ONE_SIDED = 3.5  # and such that tell enough alone, or taken together
 AGREE = 0.8  # of the cases are on the same side
+CHANCE = 0.05  # that as many are where either side is as likely, as for a tumour
 CLEAR = 5.0  # robust standard deviations from where the others are
 AS_FAR = 0.6  # of their distance from the middle, on the other side
 LEAST_SPREAD, LEAST_SPREAD_MM = 0.02, 1.0
@@ -59,6 +61,14 @@ class Sides:
 def swapped_sides(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> Iterator[Finding]:
     """Cases that are mirrored, as a whole or their label or scan alone, and structures that changed places."""
     twins = twins_by_name(names)
+    found = list(_beside_others(cases, names, twins))
+    yield from found
+    yield from _against_their_names(cases, names, twins, {finding.case for finding in found})
+
+
+def _beside_others(
+    cases: Sequence[CaseFingerprint], names: Mapping[int, str], twins: Sequence[tuple[int, int]]
+) -> Iterator[Finding]:
     sides = sides_of(cases, list(names), twins)
     for k, case in enumerate(cases):
         label, scan = _verdict(sides.structures[k]), _verdict(sides.scans[k])
@@ -70,7 +80,6 @@ def swapped_sides(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) ->
             yield _finding(case.case, f"the scan looks mirrored{but}")
         else:
             yield from _of_structures(case, sides.places[k], sides.twins[k], names, twins)
-    yield from _against_their_names(cases, names, twins)
 
 
 def _verdict(said: float) -> Verdict:
@@ -113,9 +122,9 @@ def _of_structures(
 
 
 def _against_their_names(
-    cases: Sequence[CaseFingerprint], names: Mapping[int, str], twins: Sequence[tuple[int, int]]
+    cases: Sequence[CaseFingerprint], names: Mapping[int, str], twins: Sequence[tuple[int, int]], told: Collection[str]
 ) -> Iterator[Finding]:
-    """Names that tell left from right and are wrong: in most cases, or in one of too few to tell what is usual."""
+    """Names that tell left from right and are wrong: in most cases, or in few that are not `told` of already."""
     wrong: dict[str, tuple[int, int]] = {}
     having = 0
     for case in cases:
@@ -128,8 +137,8 @@ def _against_their_names(
         left, right = next(iter(wrong.values()))
         what = f"in {len(wrong)} of {having} cases {names[left]} lies to the right of {names[right]}"
         yield _finding("", what)
-    elif having < FEWEST:
-        for name_of_case, (left, right) in wrong.items():
+    elif len(wrong) <= max(1, (1 - AGREE) * having):
+        for name_of_case, (left, right) in ((name, pair) for name, pair in wrong.items() if name not in told):
             yield _finding(name_of_case, f"{names[left]} lies to the right of {names[right]}")
 
 
@@ -148,22 +157,25 @@ def sides_of(cases: Sequence[CaseFingerprint], values: Sequence[int], twins: Seq
     orders = np.full((len(cases), len(twins)), np.nan)
     for k, (left, right) in enumerate(twins):
         orders[:, k] = (places[:, column[right]] - places[:, column[left]]) * width_mm
-    together, expected = _together((places, LEAST_SPREAD), (orders, LEAST_SPREAD_MM))
+    together, expected, measures = _together((places, LEAST_SPREAD), (orders, LEAST_SPREAD_MM))
+    alone = measures == 1 and not twins
     return Sides(
-        places=_said(places, LEAST_SPREAD, FEWEST),
+        places=_said(places, LEAST_SPREAD, FEWEST, by_chance=True),
         twins=_said(orders, LEAST_SPREAD_MM, FEWEST),
-        structures=_said(together[:, None], expected, FEWEST)[:, 0],
-        scans=_said(scan_sides(cases)[:, None], LEAST_SPREAD, FEWEST_SCANS)[:, 0],
+        structures=_said(together[:, None], expected, FEWEST, by_chance=alone)[:, 0],
+        scans=_said(scan_sides(cases)[:, None], LEAST_SPREAD, FEWEST_SCANS, by_chance=True)[:, 0],
     )
 
 
-def _together(*parts: tuple[Floats, float]) -> tuple[Floats, float]:
-    """All measures as one (cases,), and its least spread: about 1 where a case lies as the others, -1 where mirrored.
+def _together(*parts: tuple[Floats, float]) -> tuple[Floats, float, int]:
+    """All measures as one (cases,): about 1 where a case lies as the others, -1 where mirrored.
+
+    Also its least spread, and how many measures are in it.
 
     Their mean, each divided by its median and weighted by how many spreads that is from 0, squared.
     """
     total = np.zeros(len(parts[0][0]))
-    weights = np.zeros(len(total))
+    weights, counted = np.zeros(len(total)), 0
     for measures, least_spread in parts:
         for values in measures.T:
             middle, spread, _ = _usual(values, least_spread, FEWEST)
@@ -171,9 +183,10 @@ def _together(*parts: tuple[Floats, float]) -> tuple[Floats, float]:
                 weight = (middle / spread) ** 2 * ~np.isnan(values)
                 total += weight * np.nan_to_num(values) / middle
                 weights += weight
+                counted += 1
     together = np.where(weights > 0, total / np.maximum(weights, 1e-9), np.nan)
     weight_of_most = float(np.median(weights)) if weights.size else 0.0
-    return together, weight_of_most**-0.5 if weight_of_most > 0 else 1.0
+    return together, weight_of_most**-0.5 if weight_of_most > 0 else 1.0, counted
 
 
 def scan_sides(cases: Sequence[CaseFingerprint]) -> Floats:
@@ -187,16 +200,26 @@ def scan_sides(cases: Sequence[CaseFingerprint]) -> Floats:
     return np.asarray(((ranks - ranks[:, ::-1]) * others).sum(axis=(1, 2, 3)))
 
 
-def _said(measures: Floats, least_spread: float, fewest: int) -> Floats:
-    """For measures (cases, k) that are one-sided, whether each case is on the other side; NaN where none can tell."""
+def _said(measures: Floats, least_spread: float, fewest: int, by_chance: bool = False) -> Floats:
+    """For measures (cases, k) that are one-sided, whether each case is on the other side; NaN where none can tell.
+
+    by_chance: nothing but the cases says that a measure is one-sided, so it must not seem so by chance.
+    """
     said = np.full(measures.shape, np.nan)
     for k, values in enumerate(measures.T):
         middle, spread, agree = _usual(values, least_spread, fewest)
-        if abs(middle) >= ONE_SIDED * spread and agree >= AGREE:
+        sure = not by_chance or _chance(agree, int(np.count_nonzero(~np.isnan(values)))) <= CHANCE
+        if abs(middle) >= ONE_SIDED * spread and agree >= AGREE and sure:
             along = values * np.sign(middle)
             mirrored = (along <= -AS_FAR * abs(middle)) & (np.abs(values - middle) > CLEAR * spread)
             said[:, k] = np.where(mirrored, 1.0, np.where(along >= AS_FAR * abs(middle), 0.0, np.nan))
     return said
+
+
+def _chance(agree: float, n: int) -> float:
+    """The probability that of `n` cases as many or more are on one side, whichever, if either is as likely."""
+    others = n - round(agree * n)
+    return min(1.0, 2.0 * sum(math.comb(n, k) for k in range(others + 1)) / 2**n) if n else 1.0
 
 
 def _usual(values: Floats, least_spread: float, fewest: int) -> tuple[float, float, float]:

@@ -20,6 +20,7 @@ Bools = npt.NDArray[np.bool_]
 FEWEST = 5  # cases that tell what is usual
 RARE = 0.1
 TIMES = 5.0  # robust standard deviations
+FEW, FEW_LESIONS = 3.0, 8.0  # the fewer cases, the more of them: the spread of few is often found too small
 SPACING_FACTOR, SIZE_FACTOR, VOLUME_FACTOR = 2.0, 2.0, 3.0
 STRAY_SHARE = 0.01  # of the structure's voxels: a larger piece is no accident
 STRAY_AWAY = 0.25  # of the structure's width, the cubic root of its volume
@@ -28,11 +29,17 @@ AXES = ("left-right", "front-back", "head-foot")
 
 
 def spacing_outliers(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
-    """Voxels at least twice as large or small along an axis as those of the other cases."""
-    odd = _odd(np.log([c.spacing_mm for c in cases]), SPACING_FACTOR)
-    usual = np.median([c.spacing_mm for c in cases], axis=0)
-    for case, axes in zip(cases, odd, strict=True):
+    """Voxels at least twice as large or small along an axis as those of the other cases.
+
+    Where a header is wrong, the scan is too large or small by as much; other voxels in a scan of usual size are noted.
+    """
+    spacings = np.array([c.spacing_mm for c in cases])
+    odd, usual = _odd(np.log(spacings), SPACING_FACTOR, rare=2 * RARE), np.median(spacings, axis=0)
+    sizes = spacings * np.array([c.shape for c in cases])
+    as_large = np.abs(np.log(sizes / np.median(sizes, axis=0))) < 0.5 * np.abs(np.log(spacings / usual))
+    for case, axes, fits in zip(cases, odd, as_large, strict=True):
         if axes.any():
+            right = bool(fits[axes].all())
             what = f"its voxels are {_mm(case.spacing_mm)} mm large, those of the others {_mm(usual)} mm (median)"
             if case.spacing_mm == (1, 1, 1):
                 what += "; 1 mm is what headers say that have lost the size"
@@ -40,7 +47,7 @@ def spacing_outliers(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
                 case=case.case,
                 code="spacing",
                 what=what,
-                how_bad="suspect",
+                how_bad="note" if right else "suspect",
                 todo="check the voxel size in its header; if it is right, nothing needs to be done",
             )
 
@@ -69,7 +76,8 @@ def _odd_volumes(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> 
     for name, holding in ((names[value], every[value]) for value in names if value in every):
         volumes = np.array([s.volume_ml for _, s in holding])
         reaching = np.array([bool(s.touches) for _, s in holding])
-        for k in np.flatnonzero(_odd(np.log(volumes)[:, None], VOLUME_FACTOR)[:, 0]):
+        few = FEW_LESIONS if _varies([s.pieces for _, s in holding]) else FEW
+        for k in np.flatnonzero(_odd(np.log(volumes)[:, None], VOLUME_FACTOR, few=few)[:, 0]):
             case, structure = holding[k]
             told.setdefault(case.case, []).append(
                 f"{name} has {volumes[k]:.3g} ml (others {np.median(volumes):.3g}){_border(structure)}"
@@ -91,13 +99,14 @@ def _border(structure: Structure) -> str:
 
 
 def stray_voxels(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> Iterator[Finding]:
-    """Few voxels far from the rest of their structure, where most cases have no such."""
+    """Few voxels far from the rest of their structure, where the others have no such and are no scatter of parts."""
     told: dict[str, list[str]] = {}
     every = by_value(cases)
     for name, holding in ((names[value], every[value]) for value in names if value in every):
         found = [(case.case, s, [p for p in s.small if _is_stray(p, s, case)]) for case, s in holding]
         hit = [one for one in found if one[2]]
-        if len(hit) > max(1, 2 * RARE * len(holding)):
+        parts = [s.pieces for _, s, stray in found if not stray]
+        if len(hit) > max(1, 2 * RARE * len(holding)) or _varies(parts):
             continue  # a structure of many parts, such as lesions
         for case, structure, stray in hit:
             pieces = ", ".join(f"{p.voxels} voxel(s) {p.away_mm:.3g} mm" for p in stray)
@@ -110,6 +119,11 @@ def stray_voxels(cases: Sequence[CaseFingerprint], names: Mapping[int, str]) -> 
             how_bad="suspect",
             todo="erase them if they were drawn by accident",
         )
+
+
+def _varies(parts: Sequence[int]) -> bool:
+    """True if the number of parts is one's own of each case: that of lesions, not that of kidneys."""
+    return bool(parts) and float(np.mean(np.array(parts) > np.median(parts))) > RARE
 
 
 def _is_stray(piece: Piece, structure: Structure, case: CaseFingerprint) -> bool:
@@ -127,18 +141,19 @@ def by_value(cases: Sequence[CaseFingerprint]) -> dict[int, list[tuple[CaseFinge
     return found
 
 
-def far_off(values: Floats, least: float) -> Bools:
+def far_off(values: Floats, least: float, few: float = FEW) -> Bools:
     """Which values (n, k) lie far from the median of their column, by `least` or more; none of fewer than 5 cases."""
     if len(values) < FEWEST:
         return np.zeros(values.shape, np.bool_)
     away = np.abs(values - np.median(values, axis=0))
-    return np.asarray(away >= np.maximum(least, TIMES * 1.4826 * np.median(away, axis=0)))
+    times = TIMES * (1 + few / len(values))
+    return np.asarray(away >= np.maximum(least, times * 1.4826 * np.median(away, axis=0)))
 
 
-def _odd(logs: Floats, factor: float) -> Bools:
+def _odd(logs: Floats, factor: float, rare: float = RARE, few: float = FEW) -> Bools:
     """Values (n, k) that are off by a factor, in columns where that is rare."""
-    odd = far_off(logs, float(np.log(factor)) - 1e-9)
-    return np.asarray(odd & (odd.sum(axis=0) <= max(1, RARE * len(logs))))
+    odd = far_off(logs, float(np.log(factor)) - 1e-9, few)
+    return np.asarray(odd & (odd.sum(axis=0) <= max(1, rare * len(logs))))
 
 
 def _mm(numbers: Sequence[float] | Floats) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,17 @@ def test_a_structure_that_one_case_lacks_is_noted():
     assert found(cases(12, {k: {"structures": whole_body[:1]} for k in (3, 4)}, structures=whole_body), names) == []
 
 
+@pytest.mark.parametrize(("outside", "how_bad"), [(5, "note"), (50, "suspect")])
+def test_labels_where_the_scan_shows_nothing(outside, how_bad):
+    (finding,) = check_cases(cases(4, {1: {"outside": outside}}), NAMES)
+    assert (finding.case, finding.code, finding.how_bad) == ("c01", "outside", how_bad)
+    assert finding.what == f"{outside} of its 1000 labelled voxels lie where the scan shows nothing"
+
+
+def test_two_empty_label_maps_of_six_are_meant():
+    assert {h for _, _, h in found(cases(6, {1: {"structures": ()}, 4: {"structures": ()}}))} == {"note"}
+
+
 def test_patients_with_several_cases_are_noted():
     looked = cases(6, {1: {"patient": "p"}, 4: {"patient": "p"}})
     (finding,) = check_cases(looked, NAMES)
@@ -98,21 +111,26 @@ def test_cases_of_an_older_look_are_no_obstacle():
     ("said", "code", "todo"),
     [
         ("[TRUNCATED] is cut short; copy or export it again", "truncated", "copy or export it again"),
-        ("[DAMAGED] is damaged: its checksum is wrong", "truncated", "copy or export it again"),
-        ("[OTHER_GRID] its labels have the shape (1, 2, 3), its scan (4, 5, 6); mend", "shape", "mend"),
-        ("its channel 1 has shape (1, 2, 3), its image (4, 5, 6)", "shape", "from the same scan"),
+        ("a.nii.gz [DAMAGED] is damaged: its checksum is wrong", "truncated", "copy or export it again"),
+        ("[DAMAGED] its header is damaged: it states the shape (1, 2)", "truncated", "copy or export it again"),
+        ("[OTHER_SHAPE] its labels have the shape (1, 2, 3), its scan (4, 5, 6); mend", "shape", "mend"),
+        ("[OTHER_SHAPE] its channel 1 has shape (1, 2, 3), its image (4, 5, 6)", "shape", "from the same scan"),
         ("[OTHER_GRID] its labels lie up to 3 mm away from their places on its scan", "affine", "from the same scan"),
-        ("its label holds value(s) 9, which the dataset does not name", "value", "name it in the dataset's labels"),
-        ("its label names spleen, which the dataset does not; add the name to the labels", "value", "add the name"),
-        ("imagesTr/a.nii.gz is missing", "missing", "put the file there"),
+        ("[GAP, NO_OVERLAP] lies elsewhere", "affine", "from the same scan"),
+        ("[UNKNOWN_VALUE] its label holds value(s) 9", "value", "name it in the dataset's labels"),
+        ("[UNKNOWN_VALUE] its label names spleen; add the name to the labels", "value", "add the name"),
+        ("[NOT_FOUND] imagesTr/a.nii.gz is missing", "missing", "put the file there"),
         ("is too large for the memory of this machine", "unreadable", "export it again"),
+        ("[GAP] slices are missing between 1 and 9 mm", "unreadable", "export it again"),
+        ("[GEOMETRY] another library places its corners 3 mm away", "unreadable", "export it again"),
     ],
 )
 def test_errors_on_reading_are_findings(said, code, todo):
     finding = failure("c", said)
     assert (finding.case, finding.code, finding.how_bad) == ("c", code, "unusable")
     assert todo in finding.todo
-    assert finding.what == said.split("; ")[0]
+    said = said.split("; ")[0]
+    assert finding.what == (said if code == "unreadable" else re.sub(r"\[.*\] ", "", said))
 
 
 def test_a_finding_in_a_line():

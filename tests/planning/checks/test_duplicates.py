@@ -55,6 +55,21 @@ def test_the_same_scan_in_another_form(change, words):
     assert [(name, what) for name, _, _, what in told(found)] == [("c01", words)]
 
 
+def masked(seed, radius):
+    """Noise within one outline, zero about it, as in scans that were registered and stripped of the skull."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, 32)] * 3, indexing="ij")
+    inside = x**2 + y**2 + z**2 < radius**2
+    return np.where(inside, 500 + np.random.default_rng(seed).normal(0, 50, inside.shape), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("radius", [0.5, 0.6, 0.8])
+def test_scans_that_share_an_outline_alone_are_no_duplicates(radius):
+    scans = [masked(k, radius) for k in range(6)]
+    assert told([case(f"c{k:02d}", whole=(seen(scan),)) for k, scan in enumerate(scans)]) == []
+    scans[3] = scans[1] * 2 + (scans[1] > 0) * 7
+    assert [name for name, *_ in told([case(f"c{k:02d}", whole=(seen(s),)) for k, s in enumerate(scans)])] == ["c03"]
+
+
 def test_many_cases_are_compared_in_parts(monkeypatch):
     monkeypatch.setattr("medseg.planning.checks.duplicates.ROWS", 3)
     found = [case(f"c{k:02d}", whole=(seen(noise(k % 7) * (1 + k)),)) for k in range(9)]

@@ -38,7 +38,7 @@ Fault = Callable[[Path], None]
 
 def by_inspect(data: Path, _: Path) -> list[Finding]:
     """What `medseg inspect` finds."""
-    *_, inspected = steps.inspect(data)
+    inspected = list(steps.inspect(data))[-1]
     assert isinstance(inspected, Inspected)
     assert inspected.inspection.checked
     return list(inspected.inspection.findings)

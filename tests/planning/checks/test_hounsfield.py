@@ -75,10 +75,45 @@ def test_few_cases_that_store_the_intercept():
     assert "intercept" in told(cases(3, {1: ct(1024)}))["c01"]
 
 
+def test_an_intercept_that_was_left_out_is_told_beside_padding():
+    padded = {**ct(1024), "whole": (ct(1024)["whole"][0].model_copy(update={"low": -976}),)}
+    assert "intercept" in told(cases(3, {1: padded}))["c01"]
+    (finding,) = not_hounsfield(cases(8, dict.fromkeys(range(5), padded)))
+    assert finding.case == ""
+    bone = {"channels": sketches(300, 1500), "whole": (whole(low=-1000, high=1500),)}
+    assert told(cases(3, {1: bone})) == {}
+
+
 def test_where_most_are_shifted_the_data_set_is():
     (finding,) = not_hounsfield(cases(8, {k: ct(1024) for k in range(8)}))
     assert finding.case == ""
     assert "in 8 of 8 cases, as in c00" in finding.what
+
+
+@pytest.mark.parametrize("shift", [1024, -1024])
+def test_where_most_are_shifted_the_others_are_not_blamed(shift):
+    (finding,) = not_hounsfield(cases(8, {k: ct(shift) for k in range(5)}))
+    assert finding.case == ""
+    assert "in 5 of 8 cases, as in c00" in finding.what
+
+
+def test_few_cases_in_which_the_intercept_was_applied_twice():
+    assert "applied twice" in told(cases(3, {1: ct(-1024)}))["c01"]
+
+
+def test_a_scan_within_the_body_with_a_label_of_one_tissue_is_not_scaled():
+    inside = {
+        "whole": (whole(low=-120, high=400).model_copy(update={"percentiles": (-110, -90, 0, 45, 60, 150, 280)}),)
+    }
+    alike = {**inside, "channels": sketches(10, 60)}
+    empty = {**inside, "channels": (sketches(0, 1)[0].model_copy(update={"voxels": 0, "quantiles": ()}),)}
+    assert told(cases(12, {1: alike, 2: empty})) == {}
+
+
+def test_a_picture_that_does_not_fill_its_range():
+    """From -1000..400 to 0..255, with nothing as bright as that."""
+    shown = {"whole": (whole(low=0, high=239).model_copy(update={"percentiles": (0, 0, 4, 189, 193, 200, 212)}),)}
+    assert "slope" in told(cases(12, {1: {**shown, "channels": sketches(175, 210)}}))["c01"]
 
 
 def test_other_modalities_have_no_unit():

@@ -82,6 +82,26 @@ def test_structures_near_the_middle_or_on_either_side_tell_nothing():
     assert told(named) == {}
 
 
+@pytest.mark.parametrize("n", [5, 6, 8, 10, 20])
+def test_a_tumour_of_either_side_is_seldom_on_the_wrong_one(n):
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for k in range(100):
+        sides = rng.choice([0.25, 0.75], n)
+        one = [
+            cohort(1, (float(x),), seed=1000 * k + j)[0].model_copy(update={"case": f"c{j}"})
+            for j, x in enumerate(sides)
+        ]
+        alarms += bool(told(one, {1: "tumour"}))
+    assert alarms <= 5
+
+
+def test_several_structures_tell_together_in_few_cases():
+    cases = cohort(6)
+    cases[4] = turned(cases[4])
+    assert list(told(cases)) == ["c04"]
+
+
 def test_one_structure_on_the_wrong_side():
     names = dict(enumerate(("liver", "spleen", "stomach", "gallbladder", "heart"), start=1))
     cases = cohort(12, (0.65, 0.3, 0.35, 0.62, 0.4))
@@ -106,6 +126,14 @@ def test_twins_in_too_few_cases_go_by_their_names():
     cases = cohort(3, (0.35, 0.65, 0.5))
     cases[1] = turned(cases[1], 1, 2)
     assert told(cases, KIDNEYS) == {"c01": "kidney_left lies to the right of kidney_right"}
+
+
+@pytest.mark.parametrize("n", [5, 6, 9])
+def test_twins_go_by_their_names_where_places_vary_too_much_to_tell(n):
+    cases = cohort(n, (0.4, 0.6, 0.5), spread=0.05)
+    assert told(cases, KIDNEYS) == {}
+    cases[1] = turned(cases[1], 1, 2)
+    assert list(told(cases, KIDNEYS)) == ["c01"]
 
 
 def test_names_that_are_wrong_everywhere_are_told_once():

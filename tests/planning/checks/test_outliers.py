@@ -36,6 +36,16 @@ def test_a_spacing_that_no_other_has():
     assert "lost the size" in finding.what
 
 
+def test_other_voxels_of_a_scan_as_large_as_the_others_are_noted():
+    thick = [c.model_copy(update={"shape": (40, 40, 100)}) for c in cases(8)]
+    thick[3] = thick[3].model_copy(update={"shape": (40, 40, 18), "spacing_mm": (1.0, 1.0, 5.0)})
+    (finding,) = spacing_outliers(thick)
+    assert (finding.case, finding.how_bad) == ("c03", "note")
+    thick[3] = thick[3].model_copy(update={"shape": (40, 40, 100)})  # the header alone says so
+    (finding,) = spacing_outliers(thick)
+    assert (finding.case, finding.how_bad) == ("c03", "suspect")
+
+
 @pytest.mark.parametrize(("n", "found"), [(4, 0), (5, 1)])
 def test_few_cases_do_not_tell_what_is_usual(n, found):
     assert len(list(spacing_outliers(cases(n, {0: {"spacing_mm": (4.0, 1.0, 1.0)}})))) == found
@@ -72,6 +82,33 @@ def test_lesions_may_have_any_volume():
     assert list(size_outliers(cases(50, each), NAMES)) == []
 
 
+def lesions(rng):
+    return structure(ml=rng.lognormal(0, 1.0), pieces=int(rng.integers(1, 6)))
+
+
+def test_two_of_twelve_that_lost_their_spacing():
+    odd = [c.model_copy(update={"spacing_mm": (3.5, 3.5, 5.0)}) for c in cases(12)]
+    for k in (3, 7):
+        odd[k] = odd[k].model_copy(update={"spacing_mm": (1.0, 1.0, 1.0)})
+    assert [(f.case, f.how_bad) for f in spacing_outliers(odd)] == [("c03", "suspect"), ("c07", "suspect")]
+
+
+@pytest.mark.parametrize("n", [5, 6, 8, 12, 30])
+def test_few_lesions_of_any_volume_are_seldom_odd(n):
+    rng = np.random.default_rng(1)
+    sets = [{k: {"structures": (lesions(rng),)} for k in range(n)} for _ in range(200)]
+    assert sum(bool(list(size_outliers(cases(n, each), NAMES))) for each in sets) <= 5
+
+
+@pytest.mark.parametrize("n", [6, 12])
+def test_a_seventh_of_a_structure_is_odd_in_few_cases(n):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        each = {k: {"structures": (structure(ml=1500 * rng.lognormal(0, 0.1)),)} for k in range(n)}
+        each[3] = {"structures": (structure(ml=200),)}
+        assert [f.case for f in size_outliers(cases(n, each), NAMES)] == ["c03"]
+
+
 def with_piece(voxels, away_mm, ml=100.0):
     return {"structures": (structure(ml=ml, pieces=2, small=(Piece(voxels=voxels, away_mm=away_mm),)),)}
 
@@ -94,6 +131,25 @@ def test_a_structure_of_many_parts_has_no_stray_ones():
     lesions = {k: with_piece(3, 40.0) for k in range(4)}
     assert list(stray_voxels(cases(12, lesions), NAMES)) == []
     assert len(list(stray_voxels(cases(40, lesions), NAMES))) == 4
+
+
+def many_lesions(n, each):
+    """Lesions in 1 to 5 parts, of which none is small; `each` replaces some."""
+    rng = np.random.default_rng(0)
+    parts = {k: {"structures": (structure(pieces=int(rng.integers(1, 6))),)} for k in range(n)}
+    return cases(n, {**parts, **each})
+
+
+@pytest.mark.parametrize("n", [4, 6, 12, 30])
+def test_a_small_lesion_among_several_is_not_stray(n):
+    assert list(stray_voxels(many_lesions(n, {1: with_piece(3, 40.0)}), NAMES)) == []
+    assert list(stray_voxels(many_lesions(n, {1: with_piece(1, 40.0, ml=400.0)}), NAMES)) == []
+
+
+def test_paired_organs_and_one_that_is_missing_leave_stray_voxels_to_be_found():
+    both = {k: {"structures": (structure(pieces=1 if k == 2 else 2),)} for k in range(8)}
+    (finding,) = stray_voxels(cases(8, {**both, 5: with_piece(3, 40.0)}), NAMES)
+    assert finding.case == "c05"
 
 
 def test_several_structures_of_a_case_are_one_finding():
