@@ -28,7 +28,7 @@ LEFT_RIGHT = 0
 # Axis -> whether it is mirrored although the structures have fixed places along it, and why. Left and right are never
 # to be confused, whatever trials say. For the others trials on the hippocampus set decided (160 cases trained on, 40
 # scored, mean Dice without and with mirroring front-back and head-foot): 0.870 and 0.819 after 400 steps,
-# LONG after 1900.
+# 0.892 (1920 steps) and 0.875 (1900) after long training.
 WHERE_PLACES_ARE_FIXED: dict[Axis, tuple[bool, str]] = {
     "left-right": (False, "left is not right"),
     "front-back": (False, "place tells these labels apart"),
