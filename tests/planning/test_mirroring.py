@@ -78,18 +78,6 @@ def test_two_structures_that_keep_their_order_forbid_its_axis():
     assert reason.numbers["front-back: posterior less anterior"] == pytest.approx(-0.1)
 
 
-def test_the_table_may_mirror_an_axis_all_the_same(monkeypatch):
-    rule = {**mirroring.WHERE_PLACES_ARE_FIXED, "front-back": (True, "trials say so")}
-    monkeypatch.setattr(mirroring, "WHERE_PLACES_ARE_FIXED", rule)
-    axes, reason = mirror_axes(ordered(), named("posterior", "anterior"))
-    assert axes == (LEFT_RIGHT, FRONT_BACK, HEAD_FOOT)
-    assert reason.why == "also front-back (posterior and anterior keep their order): trials say so"
-
-
-def test_left_right_is_no_matter_of_trials():
-    assert not mirroring.WHERE_PLACES_ARE_FIXED["left-right"][0]
-
-
 def test_axes_for_one_reason_are_told_together():
     _, reason = mirror_axes(places(20, (0.5, 0.2, 0.2)), named("liver"))
     told = "not front-back (liver at 20 +- 2 %), head-foot (liver at 20 +- 2 %): place tells these labels apart"
