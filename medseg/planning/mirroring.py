@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,13 +14,13 @@ import numpy.typing as npt
 
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import AXES, Axis, Reason, Structure
+from medseg.planning.sides import LEFT, RIGHT, words
 
 Places = npt.NDArray[np.float64]
 
 SIDED_SD = 2.0  # a structure's place is fixed along an axis if it is this many SDs off the middle, or off another's
 LEAST_OFFSET = 0.02  # of the scan's length
 FEWEST_CASES = 5  # that must hold a structure: of fewer, mean and SD tell nothing
-SIDES = {"left", "right", "l", "r", "lh", "rh"}
 LEFT_RIGHT = 0
 
 # Why an axis is not mirrored along which structures have fixed places. Left and right are never to be confused. For the
@@ -58,9 +57,7 @@ def mirror_axes(fingerprint: Fingerprint, structures: Sequence[Structure]) -> tu
 
 def _fixed(places: Places, structures: Sequence[Structure], axis: int) -> tuple[str, dict[str, float]]:
     """What fixes the places of structures along `axis`, in words (none: nothing) and numbers."""
-    spaced = " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", s.name) for s in structures)  # KidneyLeft: kidney, left
-    words = set(re.findall(r"[a-z0-9]+", spaced.lower()))  # vertebra L1 is no side
-    if axis == LEFT_RIGHT and words & SIDES:
+    if axis == LEFT_RIGHT and any(words(s.name) & (LEFT | RIGHT) for s in structures):
         return "names tell left from right", {}
     for k, structure in enumerate(structures):
         found = _certain(places[:, k, axis] - 0.5, axis)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.imaging.dataset import Dataset
-from medseg.parallel import Done, available_memory_bytes, local_executor, over_cases
+from medseg.parallel import MEMORY_SHARE, Done, available_memory_bytes, local_executor, over_cases
 from medseg.planning.cost import GB, preparing_bytes
 from medseg.planning.explain import duration, size
 from medseg.planning.fingerprint import Fingerprint
@@ -21,7 +21,6 @@ from medseg.preprocessing.resample import ON_CPU, Resampler
 
 SECONDS_A_VOXEL = 1.2e-7  # of a scan and of what is made of it, one core
 GPU_READERS = 4  # cases that are read and written at once while a GPU resamples
-MEMORY_SHARE = 0.8  # of what is free
 
 
 def prepare_cases(

@@ -11,7 +11,7 @@ from medseg.imaging.finding import Finding
 from medseg.planning.checks.outliers import FEWEST
 from medseg.planning.fingerprint import CaseFingerprint, Sketch, Whole
 from medseg.planning.scan_values import PERCENTILES
-from medseg.preprocessing.crop import crop_for
+from medseg.preprocessing.settings import is_ct
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def _is_ct(cases: Sequence[CaseFingerprint], channel: int) -> bool:
     """By its name; where nothing names it, by air at -1000 in most cases."""
     name = cases[0].modalities[channel] if cases[0].modalities else ""
     if name and not name.isdecimal():
-        return crop_for((name,)) == "body"
+        return is_ct(name)
     air = [-1200 < case.whole[channel].percentiles[0] < -900 for case in cases]
     return len(cases) >= FEWEST and float(np.mean(air)) > 0.8
 

@@ -9,7 +9,6 @@ others, as the place of a lung nodule, tell nothing.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from medseg.imaging.finding import Finding
 from medseg.planning.fingerprint import CaseFingerprint
 from medseg.planning.scan_values import thumbnail_of
+from medseg.planning.sides import LEFT, RIGHT, words
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,7 +33,6 @@ CLEAR = 5.0  # robust standard deviations from where the others are
 AS_FAR = 0.6  # of their distance from the middle, on the other side
 LEAST_SPREAD, LEAST_SPREAD_MM = 0.02, 1.0
 MOST_NAMED = 5
-LEFT, RIGHT = {"left", "l", "lh"}, {"right", "r", "rh"}
 
 Verdict = Literal["mirrored", "not", "unknown"]
 
@@ -237,8 +236,8 @@ def twins_by_name(names: Mapping[int, str]) -> tuple[tuple[int, int], ...]:
     """Values (left, right) of structures whose names differ in the side alone: kidney_left, Right Kidney."""
     told: dict[tuple[str, ...], dict[str, int]] = {}
     for value, name in names.items():
-        words = set(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
-        side = "left" if LEFT & words else "right" if RIGHT & words else ""
+        said = words(name)
+        side = "left" if LEFT & said else "right" if RIGHT & said else ""
         if side:
-            told.setdefault(tuple(sorted(words - LEFT - RIGHT)), {})[side] = value
+            told.setdefault(tuple(sorted(said - LEFT - RIGHT)), {})[side] = value
     return tuple((both["left"], both["right"]) for both in told.values() if len(both) == 2)

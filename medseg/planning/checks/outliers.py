@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from medseg.imaging.finding import Finding
 from medseg.planning.fingerprint import CaseFingerprint, Piece, Structure
+from medseg.planning.plan import AXES
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -25,7 +26,6 @@ SPACING_FACTOR, SIZE_FACTOR, VOLUME_FACTOR = 2.0, 2.0, 3.0
 STRAY_SHARE = 0.01  # of the structure's voxels: a larger piece is no accident
 STRAY_AWAY = 0.25  # of the structure's width, the cubic root of its volume
 STRAY_VOXELS = 3.0  # and this many voxels away
-AXES = ("left-right", "front-back", "head-foot")
 
 
 def spacing_outliers(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
