@@ -179,10 +179,11 @@ def untrained_run(root: Path, made: Configuration | None = None, seed: int = 0) 
     """A run with one finished fold whose network has its first, random weights."""
     plan = plan_of(made or configuration())
     run = root / "run"
-    (run / "folds" / "0").mkdir(parents=True)
+    fold = run / "folds" / plan.chosen / "0"
+    fold.mkdir(parents=True)
     (run / "plan.json").write_text(plan.model_dump_json())
     (run / "splits.json").write_text(Splits(seed=0, folds=()).model_dump_json())
-    save_model(run / "folds" / "0", build_network(plan.configuration.network, seed), card_of(plan))
+    save_model(fold, build_network(plan.configuration.network, seed), card_of(plan))
     return run
 
 

@@ -77,7 +77,8 @@ def finished_folds(run: Path) -> list[Path]:
     """
     if not (run / "plan.json").is_file():
         raise RunError("is not a run of medseg: it holds no plan.json", run, "make one with medseg plan DATA -o RUN")
-    folds = sorted((p.parent for p in (run / "folds").glob("*/model.json")), key=lambda p: p.name)
+    trained = run / "folds" / read_record(run / "plan.json", Plan).chosen
+    folds = sorted((p.parent for p in trained.glob("*/model.json")), key=lambda p: p.name)
     if not folds:
         raise RunError("no fold is trained to its end", run, f"run medseg train {run.name}")
     return folds

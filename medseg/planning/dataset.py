@@ -217,7 +217,7 @@ def _plan(dataset: Dataset, stands: Plan | None, fingerprint: Fingerprint, reque
 
 
 def _is_trained(run: Path) -> bool:
-    return any((run / "folds").glob("*/*.safetensors"))
+    return any((run / "folds").glob("*/*/*.safetensors"))
 
 
 def _write_cases(

@@ -41,7 +41,7 @@ def data(channels: Sequence[str], structures: Sequence[Structure], volumes: Sequ
         topic="data",
         choice=f"{', '.join(map(channel, channels))} in; {counted(len(structures), 'structure')} out",
         why="structures as asked by --labels" if chosen else "all channels and structures that the data set names",
-        fields=("channels", "structures", "network.in_channels", "network.classes"),
+        fields=("channels", "structures", "regions", "ignore", "network.in_channels", "network.classes"),
         numbers=numbers,
     )
 
@@ -148,7 +148,9 @@ def schedule(made: Schedule, device: str) -> tuple[Reason, Reason, Reason]:
         topic="optimiser",
         choice=f"SGD, momentum 0.99, {rate}" if sgd else f"AdamW, {rate}, short warm-up",
         why="nnU-Net's recipe for long training" if sgd else "learns more than SGD in the few steps of a CPU",
-        fields=tuple(f"schedule.{n}" for n in ("optimiser", "learning_rate", "weight_decay", "warm_up_share")),
+        fields=tuple(
+            f"schedule.{n}" for n in ("optimiser", "learning_rate", "weight_decay", "warm_up_share", "average_share")
+        ),
         numbers={"rate": made.learning_rate, "decay": made.weight_decay, "share of warm-up": made.warm_up_share},
     )
     sampling = Reason(
@@ -163,7 +165,7 @@ def schedule(made: Schedule, device: str) -> tuple[Reason, Reason, Reason]:
         topic="loss",
         choice=f"Dice of {'the whole batch' if made.batch_dice else 'each patch'} + cross-entropy",
         why=_dice_why(made.batch_dice, device),
-        fields=("schedule.batch_dice",),
+        fields=("schedule.batch_dice", "schedule.loss", "schedule.class_weights"),
     )
     return optimiser, sampling, dice
 

@@ -14,10 +14,11 @@ from medseg.imaging.source import ReadOptions
 from medseg.networks.topology import NetworkSettings
 from medseg.preprocessing.settings import PreprocessingSettings
 
-VERSION = 2
+VERSION = 3
 EPOCH_STEPS = 250
 
 Name = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
+LossName = Literal["dice_ce", "dice_focal", "tversky", "focal_tversky", "iou", "boundary"]
 Axis = Literal["left-right", "front-back", "head-foot"]
 AXES: tuple[Axis, Axis, Axis] = ("left-right", "front-back", "head-foot")
 
@@ -70,6 +71,14 @@ class Structure(Record):
     name: str
 
 
+class Region(Record):
+    """A structure made of several label values, and the value that is painted where it is found."""
+
+    name: str
+    values: tuple[int, ...]
+    value: int
+
+
 class Budget(Record):
     """How long training may take: seconds of wall time for the whole command, or a number of steps."""
 
@@ -99,7 +108,11 @@ def budget_from(text: str) -> Budget:
 
 
 class Schedule(Record):
-    """How the network is trained. Axes count R, A, S as 0, 1, 2."""
+    """How the network is trained. Axes count R, A, S as 0, 1, 2.
+
+    class_weights: one for each output of the network; none means that all weigh alike. average_share: the weights that
+    are kept are a moving average over about this share of the schedule; 0 keeps the last.
+    """
 
     batch: int
     optimiser: Literal["sgd", "adamw"]
@@ -110,6 +123,9 @@ class Schedule(Record):
     batch_dice: bool
     mirror_axes: tuple[int, ...]
     augment: bool = True
+    loss: LossName = "dice_ce"
+    class_weights: tuple[float, ...] = ()
+    average_share: float = 0.0
 
 
 class Window(Record):
@@ -137,16 +153,22 @@ class Configuration(Record):
     cost: Cost
     reasons: tuple[Reason, ...]
 
+    @property
+    def cache(self) -> Name:
+        """The folder of prepared cases that it reads: a cascade sees scans as the full resolution does."""
+        return "3d" if self.name == "3d_cascade" else self.name
+
 
 class Request(Record):
     """What the user asked of planning: kept, so that the same command can tell that its work is done.
 
     options: how scans are read. series: a rule for each channel that selects DICOM volumes. labels: names
-    of the structures to train on; none means all. splits: a digest of the folds that were given, if any.
+    of the structures to train on; none means all. splits: a digest of the folds that were given, if any. also:
+    configurations prepared besides the chosen one. init: a digest of the model that training begins with, if any.
     """
 
     spacing: str = "isotropic"
-    dims: Literal["auto", "2d", "3d", "lowres"] = "auto"
+    dims: Literal["auto", "2d", "3d", "lowres", "cascade"] = "auto"
     network: str = "unet"
     memory_gb: float | None = None
     budget: Budget = Budget()
@@ -156,16 +178,26 @@ class Request(Record):
     series: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     splits: str = ""
+    also: tuple[Name, ...] = ()
+    loss: LossName = "dice_ce"
+    class_weights: str = "even"
+    init: str = ""
 
 
 class Plan(Record):
-    """Several configurations, the one chosen, and why; and what else was thought of."""
+    """Several configurations, the one chosen, and why; and what else was thought of.
+
+    structures: the plain labels, on which classes are numbered. regions: if any, the network has an output for each of
+    them instead, in the order in which they are painted. ignore: the value of voxels that nobody labelled.
+    """
 
     version: int = VERSION
     medseg: str
     dataset: str
     channels: tuple[str, ...]
     structures: tuple[Structure, ...]
+    regions: tuple[Region, ...] = ()
+    ignore: int | None = None
     cases: int
     fingerprint: str
     request: Request

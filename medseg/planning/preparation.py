@@ -27,7 +27,7 @@ def prepare_cases(
     dataset: Dataset, run: Path, fingerprint: Fingerprint, plan: Plan, failed: dict[str, str], resampler: Resampler
 ) -> Iterator[Event]:
     """Prepare the cases that do not stand prepared yet, the largest first; into `failed` those that cannot be."""
-    settings, folder = plan.configuration.preprocessing, run / "cache" / plan.chosen
+    settings, folder = plan.configuration.preprocessing, run / "cache" / plan.configuration.cache
     looked = {c.case: c for c in fingerprint.cases}
     bare = replace(dataset, cases=(), left=())
     every = [

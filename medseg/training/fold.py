@@ -63,7 +63,7 @@ class FoldJob:
     @property
     def folder(self) -> Path:
         """Where the fold's files are written."""
-        return self.run / "folds" / self.fold
+        return self.run / "folds" / self.plan.chosen / self.fold
 
     @property
     def checkpoint(self) -> Path:
@@ -78,7 +78,7 @@ class FoldJob:
     @property
     def cache(self) -> Path:
         """The prepared cases of the chosen configuration."""
-        return self.run / "cache" / self.plan.chosen
+        return self.run / "cache" / self.plan.configuration.cache
 
 
 def train_fold(job: FoldJob) -> Iterator[Event | FoldTrained]:

@@ -1,9 +1,10 @@
 """Front door of training: a run's folds, each trained to its budget, validated on whole cases, saved as a model.
 
-RUN/folds/K/checkpoint.safetensors   everything that going on needs; removed when the model stands
-            events.jsonl             a line now and then: step, seconds, loss, rate, Dice
-            validation/              labels, scores.csv, scores.json of the fold's validation cases
-            model.safetensors, model.json
+RUN/folds/<configuration>/K/
+    checkpoint.safetensors   everything that going on needs; removed when the model stands
+    events.jsonl             a line now and then: step, seconds, loss, rate, Dice
+    validation/              labels, scores.csv, scores.json of the fold's validation cases
+    model.safetensors, model.json
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def train(
     plan, parts = _read(run)
     budget = budget or plan.budget
     keep_freed_memory()
-    left = [f for f in folds if not (run / "folds" / f / "model.json").is_file()]
+    left = [f for f in folds if not (run / "folds" / plan.chosen / f / "model.json").is_file()]
     done: list[FoldTrained] = []
     for fold in folds:
         seconds, now = budget.seconds, clock()
@@ -102,7 +103,7 @@ def use_folds(run: Path, n: int) -> None:
         return
     if parts.given:
         raise RunError(f"has {len(parts.folds)} folds that were given", run, "leave --folds out, or plan without them")
-    if any((run / "folds").glob("*/*.safetensors")):
+    if any((run / "folds").glob("*/*/*.safetensors")):
         raise RunError(f"holds folds of a split into {len(parts.folds)}", run, "plan into a new folder")
     fingerprint = read_record(run / "fingerprint.json", Fingerprint)
     most = len({case.patient or case.case for case in fingerprint.cases})

@@ -95,9 +95,9 @@ def test_plan_is_killed(tmp_path: Path, pattern: str, n: int) -> None:
 @pytest.mark.parametrize(
     "pattern",
     [
-        pytest.param("folds/0", marks=pytest.mark.slow),
-        "folds/0/checkpoint.safetensors",
-        pytest.param("folds/0/validation/*.nii.gz", marks=pytest.mark.slow),
+        pytest.param("folds/3d/0", marks=pytest.mark.slow),
+        "folds/3d/0/checkpoint.safetensors",
+        pytest.param("folds/3d/0/validation/*.nii.gz", marks=pytest.mark.slow),
     ],
 )
 def test_train_is_killed(tmp_path: Path, pattern: str) -> None:
@@ -106,16 +106,17 @@ def test_train_is_killed(tmp_path: Path, pattern: str) -> None:
     asked = ("train", run, "--steps", "40", "--device", "cpu")
     code, _ = stopped(signal.SIGKILL, some(run, pattern), *asked)
     assert code == -signal.SIGKILL
-    assert not (run / "folds/0/model.json").exists()
+    assert not (run / "folds/3d/0/model.json").exists()
     err = whole(*asked)
-    assert ("fold 0 goes on from step" in err) == (pattern != "folds/0")
+    assert ("fold 0 goes on from step" in err) == (pattern != "folds/3d/0")
     last(train(other, ["0"], Budget(steps=40), CPU))
-    ours, theirs = (load_model(r / "folds/0", CPU).network.state_dict() for r in (run, other))
+    ours, theirs = (load_model(r / "folds/3d/0", CPU).network.state_dict() for r in (run, other))
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name])
     for name in ("scores.csv", "scores.json"):
-        assert (run / "folds/0/validation" / name).read_bytes() == (other / "folds/0/validation" / name).read_bytes()
-    assert not (run / "folds/0/checkpoint.safetensors").exists()
+        kept, anew = ((r / "folds/3d/0/validation" / name).read_bytes() for r in (run, other))
+        assert kept == anew
+    assert not (run / "folds/3d/0/checkpoint.safetensors").exists()
 
 
 @pytest.mark.slow
@@ -144,12 +145,12 @@ def test_infer_is_killed(tmp_path: Path, pattern: str, n: int) -> None:
 def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
     run = planned_run(tmp_path)
     asked = ("train", run, "--steps", "60", "--device", "cpu")
-    code, err = stopped(signal.SIGINT, some(run, "folds/0/checkpoint.safetensors"), *asked)
+    code, err = stopped(signal.SIGINT, some(run, "folds/3d/0/checkpoint.safetensors"), *asked)
     assert code == 130
     assert err.splitlines()[-1] == "medseg: interrupted; run the same command again to go on"
     assert "Traceback" not in err
     assert "goes on from step" in whole(*asked)
-    assert (run / "folds/0/model.json").is_file()
+    assert (run / "folds/3d/0/model.json").is_file()
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe.write_text(
         "version: 1\ntitle: t\ndata: data\nbudget: 1steps\ndevice: cpu\nspacing: 2\n"
         "steps:\n  - plan: {}\n  - train: {}\n"
-        "expect:\n  - {scores: run/folds/0/validation, structure: mean, metric: dice, min: 0.0}\n"
+        "expect:\n  - {scores: run/folds/3d/0/validation, structure: mean, metric: dice, min: 0.0}\n"
     )
     code, out, err = call(capsys, "run", recipe, "-o", tmp_path / "out")
     assert code == 0

@@ -259,7 +259,7 @@ def test_scans_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_model_that_was_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, data = untrained_run(tmp_path), write_dataset(tmp_path / "data", 1)
-    (run / "folds/0/model.safetensors").write_bytes(b"tampered")
+    (run / "folds/3d/0/model.safetensors").write_bytes(b"tampered")
     line = alone(capsys, "infer", run, data / "images", "-o", tmp_path / "out")
     assert "the weights are not those that model.json names; train this fold again" in line
 

@@ -120,7 +120,7 @@ def test_another_model_does_all_again(tmp_path: Path) -> None:
 def test_several_folds_are_averaged(tmp_path: Path) -> None:
     run, scans = untrained_run(tmp_path), scans_of(tmp_path / "scans", 1)
     other = untrained_run(tmp_path / "other", seed=4)
-    (other / "folds" / "0").rename(run / "folds" / "1")
+    (other / "folds" / "3d" / "0").rename(run / "folds" / "3d" / "1")
     inferred, _ = infer(run, scans, tmp_path / "out")
     assert inferred.predictions.folds == ("0", "1")
 

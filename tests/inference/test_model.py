@@ -30,7 +30,7 @@ def test_a_model_comes_back(tmp_path: Path, dims: int) -> None:
 
 
 def test_weights_that_were_changed_are_refused(tmp_path: Path) -> None:
-    fold = untrained_run(tmp_path) / "folds" / "0"
+    fold = untrained_run(tmp_path) / "folds" / "3d" / "0"
     weights = fold / "model.safetensors"
     whole = weights.read_bytes()
     for damaged in (whole[:-1], whole[:-4] + b"\1\2\3\4", b""):
@@ -43,7 +43,7 @@ def test_weights_that_were_changed_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    fold = untrained_run(tmp_path) / "folds" / "0"
+    fold = untrained_run(tmp_path) / "folds" / "3d" / "0"
     card = json.loads((fold / "model.json").read_text())
     card["plan"]["configurations"]["3d"]["network"]["features"] = [4, 8, 16]
     (fold / "model.json").write_text(json.dumps(card))
@@ -53,7 +53,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_card_that_is_cut_or_of_unknown_keys_is_refused(tmp_path: Path) -> None:
-    card = untrained_run(tmp_path) / "folds" / "0" / "model.json"
+    card = untrained_run(tmp_path) / "folds" / "3d" / "0" / "model.json"
     text = card.read_text()
     assert read_record(card, ModelCard).steps == 1
     for broken in (text[:100], text.replace('"steps"', '"stepz"'), "[]"):
@@ -64,7 +64,7 @@ def test_a_card_that_is_cut_or_of_unknown_keys_is_refused(tmp_path: Path) -> Non
 
 def test_nothing_absolute_stands_in_a_model(tmp_path: Path) -> None:
     run = untrained_run(tmp_path)
-    for file in (run / "folds" / "0").iterdir():
+    for file in (run / "folds" / "3d" / "0").iterdir():
         assert str(tmp_path).encode() not in file.read_bytes()
 
 
@@ -72,10 +72,10 @@ def test_finished_folds(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run of medseg"):
         finished_folds(tmp_path)
     run = untrained_run(tmp_path)
-    (run / "folds" / "1").mkdir()
-    (run / "folds" / "1" / "model.safetensors").write_bytes(b"half")
+    (run / "folds" / "3d" / "1").mkdir()
+    (run / "folds" / "3d" / "1" / "model.safetensors").write_bytes(b"half")
     assert [f.name for f in finished_folds(run)] == ["0"]
-    (run / "folds" / "0" / "model.json").unlink()
+    (run / "folds" / "3d" / "0" / "model.json").unlink()
     with pytest.raises(RunError, match="no fold is trained to its end; run medseg train"):
         finished_folds(run)
 

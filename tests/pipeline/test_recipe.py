@@ -117,7 +117,7 @@ steps:
   - evaluate: {references: labels}
 expect:
   - {scores: scores, structure: mean, metric: dice, min: 0.0}
-  - {scores: run/folds/1/validation, structure: "1", metric: dice, min: %s}
+  - {scores: run/folds/3d/1/validation, structure: "1", metric: dice, min: %s}
 """
 
 
@@ -144,7 +144,7 @@ def test_a_recipe_from_plan_to_scores_twice(tmp_path: Path) -> None:
     said = json.loads((tmp_path / "out" / "outcome.json").read_text())
     assert [o["met"] for o in said["outcomes"]] == [True, True]
 
-    weights = tmp_path / "out/run/folds/1/model.safetensors"
+    weights = tmp_path / "out/run/folds/3d/1/model.safetensors"
     before = weights.stat().st_mtime_ns
     again, _ = ran(tmp_path, "0.0")  # goes on where it stood: nothing is trained anew
     assert weights.stat().st_mtime_ns == before

@@ -85,7 +85,8 @@ def test_reasons_are_found_by_field():
 
 
 def test_decisions_are_no_facts():
-    assert set(decisions(PLANS["cpu"])) == {"chosen", "budget.seconds", "budget.steps", "channels", "structures"}
+    budget = {"budget.seconds", "budget.steps"}
+    assert set(decisions(PLANS["cpu"])) == {"chosen", "channels", "structures", "regions", "ignore"} | budget
     of = decisions(PLANS["cpu"].configurations["3d"])
     assert {"patch", "network.strides", "schedule.batch", "preprocessing.spacing_mm", "slice_axis"} <= set(of)
     assert not {"name", "reasons"} & set(of)

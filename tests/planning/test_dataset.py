@@ -311,8 +311,8 @@ def test_folds_of_another_number_stay(tmp_path):
 def test_a_trained_run_takes_no_other_plan(tmp_path):
     data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
     plan(data, run)
-    (run / "folds" / "0").mkdir(parents=True)
-    (run / "folds" / "0" / "model.safetensors").touch()
+    (run / "folds" / "3d" / "0").mkdir(parents=True)
+    (run / "folds" / "3d" / "0" / "model.safetensors").touch()
     plan(data, run)
     text = (run / "plan.json").read_bytes()
     with pytest.raises(RunError, match="another plan"):
@@ -593,8 +593,8 @@ def test_a_plan_of_another_medseg_is_made_anew(tmp_path):
     assert any(note.startswith("the plan that is there is made anew: ") and "version 1" in note for note in notes)
     assert (second.plan, second.splits) == (first.plan, first.splits)
     (run / "plan.json").write_text("{")
-    (run / "folds" / "0").mkdir(parents=True)
-    (run / "folds" / "0" / "model.safetensors").touch()
+    (run / "folds" / "3d" / "0").mkdir(parents=True)
+    (run / "folds" / "3d" / "0" / "model.safetensors").touch()
     with pytest.raises(RunError, match="another plan"):
         plan(data, run)
 

@@ -92,7 +92,8 @@ def test_every_decision_of_a_plan_is_named_by_a_reason(name):
     configurations = said.pop("configurations")
     facts = ("version", "medseg", "dataset", "cases", "fingerprint", "request", "reasons", "alternatives")
     whole = set(dumped_leaves({k: v for k, v in said.items() if k not in facts}))
-    assert whole == {"chosen", "budget.seconds", "budget.steps", "channels", "structures"}
+    decided = {"chosen", "budget.seconds", "budget.steps", "channels", "structures", "regions", "ignore"}
+    assert whole == decided
     shared = {field for reason in plan.reasons for field in reason.fields}
     assert whole <= shared
     assert set(configurations) == {"3d", "3d_lowres", "3d_cascade", "2d"}

@@ -133,8 +133,8 @@ def test_a_label_map_comes_back_from_its_runs(monkeypatch, order, piece, kind):
         labels[:] = 7
     runs = runs_of(labels)
     assert ("reference.starts" in runs) == (kind in ("smooth", "empty", "full"))
-    np.testing.assert_array_equal(cache._from_runs(runs, labels.shape), labels)
-    assert cache._from_runs(runs, labels.shape).dtype == labels.dtype
+    np.testing.assert_array_equal(cache.from_runs(runs, labels.shape), labels)
+    assert cache.from_runs(runs, labels.shape).dtype == labels.dtype
 
 
 def test_a_case_without_structures_has_no_foreground(tmp_path):

@@ -36,7 +36,7 @@ def trained(run: Path, folds: Sequence[str] = ("0",), budget: Budget | None = No
 
 
 def weights(run: Path, fold: str = "0") -> dict[str, torch.Tensor]:
-    return load_model(run / "folds" / fold, CPU).network.state_dict()
+    return load_model(run / "folds" / "3d" / fold, CPU).network.state_dict()
 
 
 def killed_after(monkeypatch: pytest.MonkeyPatch, n: int) -> Callable[[], None]:
@@ -59,22 +59,22 @@ def test_a_fold_is_trained_validated_and_saved(tmp_path: Path) -> None:
     (fold,) = trained(run, budget=Budget(steps=3)).folds
     assert (fold.fold, fold.steps) == ("0", 3)
     assert fold.scores is not None
-    card = read_record(run / "folds/0/model.json", ModelCard)
+    card = read_record(run / "folds/3d/0/model.json", ModelCard)
     assert (card.fold, card.steps, card.trained_on) == ("0", 3, 4)
     assert set(card.dice) == {"1", "2"}
-    assert {p.name for p in (run / "folds/0").iterdir()} == {
+    assert {p.name for p in (run / "folds/3d/0").iterdir()} == {
         "events.jsonl",
         "model.json",
         "model.safetensors",
         "validation",
     }
     validation = read_record(run / "splits.json", Splits).folds[0].validation
-    assert {p.name for p in (run / "folds/0/validation").iterdir()} == {
+    assert {p.name for p in (run / "folds/3d/0/validation").iterdir()} == {
         *(f"{name}.nii.gz" for name in validation),
         "scores.csv",
         "scores.json",
     }
-    for line in (run / "folds/0/events.jsonl").read_text().splitlines():
+    for line in (run / "folds/3d/0/events.jsonl").read_text().splitlines():
         assert {"step", "elapsed_s", "loss", "rate", "dice"} <= set(json.loads(line))
 
 
@@ -105,7 +105,7 @@ def test_a_budget_that_is_over_before_the_first_step_is_an_error(tmp_path: Path)
     for started in (900.0, 1000.0 - 9.999):
         with pytest.raises(InputError, match="the budget was used up before the first step; give a longer --budget"):
             trained(run, budget=Budget(seconds=10.0), clock=Clock(0.5), started=started)
-    assert not (run / "folds/0/model.json").exists()
+    assert not (run / "folds/3d/0/model.json").exists()
     assert not list((run / "folds").rglob("*.safetensors"))
 
 
@@ -126,8 +126,8 @@ def test_fold_all_trains_on_every_case_and_validates_on_none(tmp_path: Path) -> 
     run = planned_run(tmp_path)
     (fold,) = trained(run, ["all"], Budget(steps=1)).folds
     assert fold.scores is None
-    assert read_record(run / "folds/all/model.json", ModelCard).trained_on == 6
-    assert not (run / "folds/all/validation").exists()
+    assert read_record(run / "folds/3d/all/model.json", ModelCard).trained_on == 6
+    assert not (run / "folds/3d/all/validation").exists()
 
 
 def test_one_case_can_only_be_trained_on_as_all(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_fold_without_cases_to_train_on(tmp_path: Path) -> None:
 def test_a_finished_fold_is_kept(tmp_path: Path) -> None:
     run = planned_run(tmp_path)
     trained(run, budget=Budget(steps=1))
-    before = (run / "folds/0/model.safetensors").stat().st_mtime_ns
+    before = (run / "folds/3d/0/model.safetensors").stat().st_mtime_ns
     events = list(train(run, ["0"], Budget(steps=5), CPU))
     assert any(isinstance(e, Note) and "is trained already" in e.text for e in events)
     assert not any(isinstance(e, Stage) for e in events)
@@ -165,7 +165,7 @@ def test_a_finished_fold_is_kept(tmp_path: Path) -> None:
     assert isinstance(fold, FoldTrained)
     assert fold.steps == 1
     assert fold.scores is not None
-    assert (run / "folds/0/model.safetensors").stat().st_mtime_ns == before
+    assert (run / "folds/3d/0/model.safetensors").stat().st_mtime_ns == before
 
 
 def test_interrupted_and_resumed_is_as_never_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,12 +176,12 @@ def test_interrupted_and_resumed_is_as_never_interrupted(tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         trained(broken, budget=Budget(steps=6))
     undo()
-    assert not (broken / "folds/0/model.json").exists()
+    assert not (broken / "folds/3d/0/model.json").exists()
     events = list(train(broken, ["0"], Budget(steps=6), CPU))
     assert any(isinstance(e, Note) and "goes on from step" in e.text for e in events)
     for a, b in zip(weights(whole).values(), weights(broken).values(), strict=True):
         assert torch.equal(a, b)
-    assert not (broken / "folds/0/checkpoint.safetensors").exists()
+    assert not (broken / "folds/3d/0/checkpoint.safetensors").exists()
 
 
 def test_time_that_was_trained_before_an_interruption_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
