@@ -78,3 +78,30 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def grow_freed_memory(device: torch.device) -> bool:
+    """Tell torch's allocator on a GPU to let blocks grow: else memory that was freed in pieces cannot be used whole.
+
+    True if done; only NVIDIA's driver under Linux has it.
+    """
+    tell = getattr(torch._C, "_accelerator_setAllocatorSettings", None)  # noqa: SLF001 - torch names no other way
+    if device.type != "cuda" or sys.platform != "linux" or tell is None:
+        return False
+    tell("expandable_segments:True")
+    return True
+
+
+def compute_reproducibly(device: torch.device) -> None:
+    """The same numbers give the same result to the last bit on a CPU, and as nearly as torch can on a GPU.
+
+    The order of sums depends on the number of threads too: it is kept with a checkpoint.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    torch.backends.cudnn.benchmark = False
+
+
+def memory_gave_out(error: RuntimeError) -> bool:
+    """torch has an error of its own for its allocator; libraries below it, and the CPU's allocator, tell by words."""
+    words = "out of memory", "ALLOC_FAILED", "can't allocate memory"
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

@@ -25,10 +25,18 @@ def command(
     run: Annotated[Path, typer.Option("-o", "--out", help="The run folder to make.", show_default=False)],
     spacing: Annotated[str, typer.Option(help="isotropic, median (nnU-Net's rule), or a number of mm.")] = "isotropic",
     dims: Annotated[
-        str, typer.Option(help="auto, 2d, 3d, or lowres: coarser voxels, so that a patch sees more of a large scan.")
+        str,
+        typer.Option(
+            help="auto, 2d, 3d, lowres (coarser voxels, so that a patch sees more of a large scan), or cascade: full "
+            "resolution that also reads what the low one found."
+        ),
     ] = "auto",
     network: Annotated[
-        str, typer.Option(help="unet, or nnU-Net's larger ones with residual encoder: resenc-m, resenc-l, resenc-xl.")
+        str,
+        typer.Option(
+            help="unet; with residual encoder, nnU-Net's larger ones: resenc-m, resenc-l, resenc-xl; or "
+            "attention-unet, unet++, segresnet, unetr, swin-unetr, mednext, deeplab, fcn.",
+        ),
     ] = "unet",
     memory: Annotated[
         float | None,
@@ -50,6 +58,36 @@ def command(
         typer.Option(
             metavar="FILE",
             help="Folds as nnU-Net writes them.  [default: DATA/splits_final.json if it is there, else 5 by patient]",
+            show_default=False,
+        ),
+    ] = None,
+    also: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Configurations to prepare besides, of 2d,3d,lowres,cascade, so that medseg select can compare them.",
+            show_default=False,
+        ),
+    ] = "",
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="What training makes small: dice_ce, dice_focal, tversky, focal_tversky, iou or boundary (Dice and "
+            "cross-entropy, and errors by their distance from the border)."
+        ),
+    ] = "dice_ce",
+    class_weights: Annotated[
+        str,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="What each structure weighs in the loss: even, volume (small ones more), or liver=1,tumour=4.",
+        ),
+    ] = "even",
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Fine-tune this model, a run or a fold of one: its network, patch, spacing and intensities are taken.",
             show_default=False,
         ),
     ] = None,
@@ -82,7 +120,10 @@ def command(
     wanted = [name.strip() for name in labels.split(",") if name.strip()]
     other = steps.read_plan(compare) if compare is not None else None
     asked = (spacing, dims, memory, budget, seed, device, series or (), read, wanted, network, splits)
-    planned = console.follow(steps.plan(data, run, *asked))
+    besides = [name.strip() for name in also.split(",") if name.strip()]
+    planned = console.follow(
+        steps.plan(data, run, *asked, also=besides, init=init, loss=loss, class_weights=class_weights)
+    )
     differences = differences_between(planned.plan, other) if other is not None else []
     if json:
         found = {"run": run.name, "plan": planned.plan.model_dump(mode="json"), "failed": planned.failed}
@@ -94,6 +135,10 @@ def command(
             console.show(table)
         if other is not None:
             console.show(differences_table(differences))
-        console.say(f"{counted(planned.prepared, 'case')} prepared in {run}; next: medseg train {run}")
+        first = planned.plan.configuration.previous
+        then = f"medseg train {run}" + (
+            f" --configuration {first} --folds {len(planned.splits.folds)}" if first else ""
+        )
+        console.say(f"{counted(planned.prepared, 'case')} prepared in {run}; next: {then}")
     if planned.failed:
         raise CasesFailed(planned.failed)

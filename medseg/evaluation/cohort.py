@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import Field, model_validator
 
 from medseg.evaluation.case import DISTANCES, METRICS, Number, StructureScore
 from medseg.evaluation.surface import SURFACE
-from medseg.files import RESEARCH_USE, Record
+from medseg.files import RESEARCH_USE, Record, write_record, write_text
 
 N_WORST = 3  # cases named for each structure and for the cohort
 _QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
@@ -126,6 +127,18 @@ def as_csv(scores: Iterable[StructureScore]) -> str:
         values = (getattr(score, field) for field in StructureScore.model_fields)
         table.writerow([repr(value) if isinstance(value, float) else value for value in values])
     return text.getvalue()
+
+
+def write_scores(folder: Path, scores: Scores) -> tuple[Path, Path]:
+    """Write `scores.csv` (a row for each case and structure) and `scores.json` (everything), each whole or not at all.
+
+    Raises:
+        ResourceError: the folder cannot be written to.
+    """
+    table, everything = folder / "scores.csv", folder / "scores.json"
+    write_text(table, as_csv(scores.scores))
+    write_record(everything, scores)
+    return table, everything
 
 
 def _structure(name: str, rows: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> StructureSummary:

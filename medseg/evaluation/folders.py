@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from medseg.errors import InputError, MedsegError
-from medseg.evaluation.cohort import Scores, as_csv, summarise
+from medseg.evaluation.cohort import Scores, summarise, write_scores
 from medseg.evaluation.names import named, structures_of, unambiguous, unknown_names
 from medseg.evaluation.pairing import Pair, Pairing, pair_up
 from medseg.evaluation.scoring import CaseScores, score_pair
 from medseg.events import Advanced, Event, Note, Stage
-from medseg.files import output_folder, write_record, write_text
+from medseg.files import output_folder
 from medseg.imaging.label_files import read_label_grid
 from medseg.imaging.nifti_header import Prefer
 from medseg.imaging.structures import Structures
@@ -113,18 +113,6 @@ def evaluate_folders(
         failed=dict(sorted(failed.items())),
     )
     yield Evaluation(scores, *write_scores(out, scores))
-
-
-def write_scores(folder: Path, scores: Scores) -> tuple[Path, Path]:
-    """Write `scores.csv` (a row for each case and structure) and `scores.json` (everything), each whole or not at all.
-
-    Raises:
-        ResourceError: the folder cannot be written to.
-    """
-    table, everything = folder / "scores.csv", folder / "scores.json"
-    write_text(table, as_csv(scores.scores))
-    write_record(everything, scores)
-    return table, everything
 
 
 def _where_to_work(pairs: Sequence[Pair], prefer: Prefer) -> tuple[Executor, int, str]:

@@ -19,10 +19,10 @@ from medseg.imaging.grid import Grid
 from medseg.imaging.label_files import label_names_in, placed, read_label_file_noted
 from medseg.imaging.label_values import read_renamed, unknown_values
 from medseg.imaging.overlaps import CODE, Overlap, lost, overlaps, told
-from medseg.imaging.reading import check_same_place, read_channels
+from medseg.imaging.reading import read_channels
 from medseg.imaging.source import Reading, ReadOptions
 from medseg.imaging.structures import IGNORE, LARGEST
-from medseg.imaging.volume import LabelMap
+from medseg.imaging.volume import LabelMap, check_same_place
 
 if TYPE_CHECKING:
     from medseg.imaging.dataset import Dataset

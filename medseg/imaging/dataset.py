@@ -28,7 +28,6 @@ from medseg.imaging.channels import image_files
 from medseg.imaging.description import FILE, Description, read_description
 from medseg.imaging.labelled_dicom import holds_dicom, is_labelled_dicom, labelled_dicom
 from medseg.imaging.manifest import find_manifest, from_manifest
-from medseg.imaging.reading import check_channels
 from medseg.imaging.source import ReadOptions
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "Layout",
     "Left",
     "case_digest",
-    "check_channels",
     "check_pair",
     "find_dataset",
     "is_dataset",

@@ -14,7 +14,7 @@ from medseg.imaging.dicom.reading import read_dicom
 from medseg.imaging.grid import Grid
 from medseg.imaging.regrid import volume_onto
 from medseg.imaging.source import Format, Reading, ReadOptions, Source
-from medseg.imaging.volume import Volume
+from medseg.imaging.volume import check_channels
 
 
 def read_source(source: Source, name: str, options: ReadOptions) -> Reading:
@@ -85,31 +85,6 @@ def shape_of(source: Source) -> tuple[int, int, int]:
         return source.dicom.grid.shape
     path = source.paths[0]
     return nifti.read_grid(path, "sform").shape if source.format == "nifti" else itk.read_itk_grid(path).shape
-
-
-def check_channels(volumes: Sequence[Volume], name: str) -> None:
-    """Refuse channels of one case that do not lie on each other.
-
-    Raises:
-        GeometryError: the shapes differ, or a corner lies more than a hundredth of a voxel elsewhere.
-    """
-    for i, volume in enumerate(volumes[1:], start=1):
-        check_same_place(volumes[0].grid, volume.grid, name, f"channel {i}")
-
-
-def check_same_place(grid: Grid, other: Grid, name: str, what: str) -> None:
-    """Refuse a channel or label on `other` that does not lie on the image on `grid`.
-
-    Raises:
-        GeometryError: as `check_channels`.
-    """
-    fix = f"export image and {what} from the same scan again"
-    if grid.shape != other.shape:
-        differs = f"[OTHER_SHAPE] its {what} has shape {other.shape}, its image {grid.shape}"
-        raise GeometryError(differs, name, fix)
-    if not grid.agrees(other):
-        away = f"[OTHER_GRID] its {what} lies up to {grid.deviation_mm(other):.3g} mm away from its image"
-        raise GeometryError(away, name, fix)
 
 
 def _read_nifti(source: Source, _: str, options: ReadOptions) -> Reading:

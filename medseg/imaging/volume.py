@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -76,3 +76,28 @@ class LabelMap:
     def present(self) -> tuple[int, ...]:
         """The values that occur, without the background 0, sorted."""
         return tuple(int(value) for value in distinct(self.array) if value > 0)
+
+
+def check_channels(volumes: Sequence[Volume], name: str) -> None:
+    """Refuse channels of one case that do not lie on each other.
+
+    Raises:
+        GeometryError: the shapes differ, or a corner lies more than a hundredth of a voxel elsewhere.
+    """
+    for i, volume in enumerate(volumes[1:], start=1):
+        check_same_place(volumes[0].grid, volume.grid, name, f"channel {i}")
+
+
+def check_same_place(grid: Grid, other: Grid, name: str, what: str) -> None:
+    """Refuse a channel or label on `other` that does not lie on the image on `grid`.
+
+    Raises:
+        GeometryError: as `check_channels`.
+    """
+    fix = f"export image and {what} from the same scan again"
+    if grid.shape != other.shape:
+        differs = f"[OTHER_SHAPE] its {what} has shape {other.shape}, its image {grid.shape}"
+        raise GeometryError(differs, name, fix)
+    if not grid.agrees(other):
+        away = f"[OTHER_GRID] its {what} lies up to {grid.deviation_mm(other):.3g} mm away from its image"
+        raise GeometryError(away, name, fix)

@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from medseg.imaging.volume import LabelMap, Volume
-from medseg.inference.model import Model
-from medseg.inference.window import slide
-from medseg.preprocessing.prepare import prepare, restore
+from medseg.inference.averaging import Answer, labels_of
+from medseg.inference.postprocess import cleaned
+from medseg.inference.predictor import Predictor, with_stages
+from medseg.inference.window import network_input, slide
+from medseg.planning.plan import Name
+from medseg.preprocessing.prepare import prepare, prepare_labels
 
 
-def predict(models: Sequence[Model], channels: Sequence[Volume], device: torch.device) -> LabelMap:
-    """Prepare, slide, restore: the mean of all models' logits becomes labels on the scan's own grid.
+def predict(predictor: Predictor, channels: Sequence[Volume], device: torch.device) -> LabelMap:
+    """Prepare, slide, restore, clean: labels on the scan's own grid.
+
+    The logits of a configuration are the mean over its folds; those of several become mean probabilities.
 
     Raises:
         GeometryError: the channels are not the plan's, or not on one grid.
     """
-    plan = models[0].card.plan
-    prepared = prepare(channels, plan.configuration.preprocessing)
-    logits_LXYZ = slide([m.network for m in models], prepared.image_CXYZ, plan.configuration, device)
-    return restore(logits_LXYZ, prepared.undo, plan.values, plan.names)
+    plan, answers = predictor.plan, dict[Name, Answer]()
+    for name in with_stages(predictor.members, plan):
+        answers[name] = _answer(predictor, name, channels, answers, device)
+    labels = labels_of([answers[name] for name in predictor.members], plan)
+    return cleaned(labels, predictor.cleaning)
+
+
+def _answer(
+    predictor: Predictor,
+    name: Name,
+    channels: Sequence[Volume],
+    answers: Mapping[Name, Answer],
+    device: torch.device,
+) -> Answer:
+    """Of one configuration; the second stage of a cascade reads the labels that its first stage found."""
+    plan = predictor.models[name][0].card.plan
+    configuration = plan.configuration
+    prepared = prepare(channels, configuration.preprocessing)
+    previous = None
+    if configuration.previous is not None:
+        before = labels_of([answers[configuration.previous]], plan)
+        previous = prepare_labels(before, prepared.undo, plan.values)
+    image = network_input(prepared.image_CXYZ, previous, configuration.network.in_channels)
+    networks = [model.network for model in predictor.models[name]]
+    return Answer(slide(networks, image, configuration, device), prepared.undo)
 
 
 def volumes_ml(labels: LabelMap) -> dict[str, float]:

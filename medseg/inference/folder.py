@@ -30,7 +30,7 @@ from medseg.imaging.writing.codes import Code, code_of
 from medseg.imaging.writing.result import Algorithm, Result
 from medseg.imaging.writing.table import FORMATS, check_formats, write_all
 from medseg.inference.case import predict, volumes_ml
-from medseg.inference.model import Model, finished_folds, load_model
+from medseg.inference.predictor import Predictor, load_predictor
 from medseg.inference.records import Prediction, Predictions, Unread
 from medseg.planning.plan import Plan
 
@@ -72,9 +72,11 @@ class Asked:
 def infer_folder(
     run: Path, scans: Path, out: Path, device: torch.device, asked: Asked | None = None
 ) -> Iterator[Event | Inferred]:
-    """Predict every scan under `scans` with the mean of all finished folds of `run`; finished cases are skipped.
+    """Predict every scan under `scans` with all finished folds of `run`; finished cases are skipped.
 
-    A scan that cannot be read is named and set aside; the others go on.
+    With what `medseg select` chose where it was run, else with the configuration that was planned. A scan that cannot
+    be read
+    is named and set aside; the others go on.
 
     Raises:
         RunError: `run` holds no finished fold.
@@ -84,11 +86,9 @@ def infer_folder(
     asked = asked or Asked()
     if asked.formats:
         asked = replace(asked, formats=check_formats(asked.formats))
-    folds = finished_folds(run)
     _refuse_mixing(scans, out)
-    models = [load_model(fold, device) for fold in folds]
-    plan = models[0].card.plan
-    key = model_key(models)
+    predictor = load_predictor(run, device)
+    plan = predictor.plan
     asked = replace(asked, options=asked.options.model_copy(update={"suv": plan.request.options.suv}))
     case_map = read_case_map(out)
     wanted = Wanted(plan.channels, asked.series or plan.request.series, asked.options)
@@ -100,11 +100,12 @@ def infer_folder(
             raise InputError(said, scans, "add nifti or nrrd to --format")
         output_folder(out)
         _remember(out, case_map, found)
+        yield from (Note(text, warning=bad) for text, bad in predictor.told)
         yield from _told(plan, found, asked)
-        yield Stage("infer", len(found.scans), f"{len(found.scans)} scan(s), {len(folds)} fold(s)")
+        yield Stage("infer", len(found.scans), f"{len(found.scans)} scan(s), {len(predictor.folds)} fold(s)")
         failed = [Unread(case=left.where, reason=left.reason) for left in found.left if left.broken]
         for n, scan in enumerate(found.scans, 1):
-            for event in _case(scan, models, out, device, asked, key):
+            for event in _case(scan, predictor, out, device, asked):
                 if isinstance(event, Unread):
                     failed.append(event)
                     yield Note(f"{scan.name} failed: {event.reason}", warning=True)
@@ -115,7 +116,7 @@ def infer_folder(
             yield Advanced(n, scan.name)
     if done:
         yield Note(f"{len(done)} of {len(found.scans)} already done")
-    predictions, others = write_predictions(out, plan, folds, device, failed, key)
+    predictions, others = write_predictions(out, predictor, device, failed)
     if others:
         yield Note(f"{others} case(s) in {out} were predicted by another model and are not listed", warning=True)
     yield Inferred(out, predictions, len(done))
@@ -129,16 +130,16 @@ class Skipped:
 
 
 def _case(
-    scan: Scan, models: Sequence[Model], out: Path, device: torch.device, asked: Asked, key: str
+    scan: Scan, predictor: Predictor, out: Path, device: torch.device, asked: Asked
 ) -> Iterator[Note | Unread | Skipped]:
     """Predict one scan unless that is done already; a case that fails ends in the reason."""
     manifest = out / "cases" / f"{scan.name}.done.json"
     try:
-        if _stands(manifest, out, done_key := scan_key(scan, key, asked)):
+        if _stands(manifest, out, done_key := scan_key(scan, predictor.key, asked)):
             yield Skipped(scan.name)
             return
         _forget(manifest, out, scan.name)
-        prediction = _predict_scan(scan, models, out, device, asked, (done_key, key))
+        prediction = _predict_scan(scan, predictor, out, device, asked, done_key)
         write_record(manifest, prediction)
     except ResourceError:
         raise
@@ -172,17 +173,17 @@ def _code_warnings(plan: Plan, found: Found, asked: Asked) -> list[str]:
 
 
 def _predict_scan(
-    scan: Scan, models: Sequence[Model], out: Path, device: torch.device, asked: Asked, keys: tuple[str, str]
+    scan: Scan, predictor: Predictor, out: Path, device: torch.device, asked: Asked, key: str
 ) -> Prediction:
     began = time.monotonic()
     readings = read_scan(scan, asked.options)
-    labels = predict(models, [reading.volume for reading in readings], device)
-    card = models[0].card
+    labels = predict(predictor, [reading.volume for reading in readings], device)
+    card = predictor.models[predictor.members[0]][0].card
     result = Result(
         labels=labels,
         own=readings[0].own,
         scan=scan.channels[0].dicom,
-        algorithm=Algorithm("medseg", card.medseg, keys[1]),
+        algorithm=Algorithm("medseg", card.medseg, predictor.key),
         image=readings[0].volume,
         codes=asked.codes,
     )
@@ -198,8 +199,8 @@ def _predict_scan(
         volumes_ml=volumes_ml(labels),
         warnings=tuple(dict.fromkeys([*notes, *warnings_of(readings[0].volume, card.plan)])),
         deviation_mm=round(max(one.deviation_mm for one in written), 6),
-        key=keys[0],
-        model=keys[1],
+        key=key,
+        model=predictor.key,
         outputs=tuple(output_of(one.path) for one in written),
     )
 
@@ -220,11 +221,6 @@ def warnings_of(scan: Volume, plan: Plan) -> tuple[str, ...]:
     if trained and max(extent) < SMALL_FIELD * max(trained):
         found.append(f"its field of view of {max(extent):.0f} mm is less than half of the training scans'")
     return tuple(found)
-
-
-def model_key(models: Sequence[Model]) -> str:
-    """Changes whenever a fold is added or trained anew."""
-    return hashlib.sha256("".join(m.card.weights_sha256 for m in models).encode()).hexdigest()
 
 
 def scan_key(scan: Scan, model: str, asked: Asked) -> str:
@@ -297,14 +293,16 @@ def _remember(out: Path, case_map: CaseMap, found: Found) -> None:
 
 
 def write_predictions(
-    out: Path, plan: Plan, folds: Sequence[Path], device: torch.device, failed: Sequence[Unread], model: str
+    out: Path, predictor: Predictor, device: torch.device, failed: Sequence[Unread]
 ) -> tuple[Predictions, int]:
     """Rebuild `predictions.json` from the manifests of this model; also the number of cases of other models."""
     every = [m for p in sorted((out / "cases").glob("[!.]*.done.json")) if (m := _manifest(p)) is not None]
-    found = [m for m in every if m.model == model]
+    found = [m for m in every if m.model == predictor.key]
     predictions = Predictions(
-        labels={str(value): name for value, name in plan.names.items()},
-        folds=tuple(fold.name for fold in folds),
+        labels={str(value): name for value, name in predictor.plan.names.items()},
+        configurations=predictor.members,
+        folds=predictor.folds,
+        postprocessing=tuple(step.words for step in predictor.cleaning),
         device=device.type,
         cases=tuple(p for p in found if outputs_stand(out, p.outputs)),
         failed=tuple(failed),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,22 @@ def gaussian(patch: Sequence[int]) -> npt.NDArray[np.float32]:
         lines.append(np.maximum(line, 1e-3 * line.max()))
     weights: npt.NDArray[np.float32] = np.einsum("x,y,z->xyz", *lines).astype(np.float32)
     return weights
+
+
+def network_input(
+    image_CXYZ: npt.NDArray[Any], previous_XYZ: npt.NDArray[Any] | None, in_channels: int
+) -> npt.NDArray[np.float32]:
+    """The image as the network reads it, float32; in the second stage of a cascade (`previous_XYZ`: the classes that
+    the first stage found) with a channel more for each class but the background, 1 where it was found.
+    """
+    image = np.asarray(image_CXYZ, dtype=np.float32)
+    if previous_XYZ is None:
+        return image
+    whole = np.zeros((in_channels, *image.shape[1:]), np.float32)
+    whole[: len(image)] = image
+    for k in range(1, in_channels - len(image) + 1):
+        whole[len(image) + k - 1] = previous_XYZ == k
+    return whole
 
 
 @torch.inference_mode()

@@ -56,14 +56,14 @@ class ResidualBlock(nn.Module):
         return self.activation(self.convs(x).add_(self.skip(x)))  # type: ignore[no-any-return]
 
 
-def residual_encoder_unet(settings: NetworkSettings) -> UNet:
-    """The U-Net whose encoder is a convolution (the stem) and residual blocks, the first of each stage with the stride.
+def residual_encoder(settings: NetworkSettings) -> list[nn.Module]:
+    """Stages of residual blocks, the first of each with the stride; before them a convolution (the stem).
 
     `settings.convs_encoder` counts blocks.
     """
     dims, f = settings.dims, settings.features
     one = (1,) * dims
-    stages = []
+    stages: list[nn.Module] = []
     for s, (blocks, kernel, stride) in enumerate(
         zip(settings.convs_encoder, settings.kernels, settings.strides, strict=True)
     ):
@@ -71,4 +71,9 @@ def residual_encoder_unet(settings: NetworkSettings) -> UNet:
         layers.append(ResidualBlock(dims, f[max(0, s - 1)], f[s], kernel, stride))
         layers += [ResidualBlock(dims, f[s], f[s], kernel, one) for _ in range(blocks - 1)]
         stages.append(nn.Sequential(*layers))
-    return UNet(settings, stages)
+    return stages
+
+
+def residual_encoder_unet(settings: NetworkSettings) -> UNet:
+    """The U-Net with this encoder."""
+    return UNet(settings, residual_encoder(settings))

@@ -7,13 +7,24 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from medseg.networks import from_monai
+from medseg.networks.deeplab import DeepLab
+from medseg.networks.fcn import Fcn
 from medseg.networks.resenc import residual_encoder_unet
-from medseg.networks.topology import NetworkSettings
+from medseg.networks.topology import Kind, NetworkSettings
 from medseg.networks.unet import plain_unet
 
-NETWORKS: dict[str, Callable[[NetworkSettings], nn.Module]] = {
+NETWORKS: dict[Kind, Callable[[NetworkSettings], nn.Module]] = {
     "unet": plain_unet,
     "resenc": residual_encoder_unet,
+    "deeplab": DeepLab,
+    "fcn": Fcn,
+    "attention_unet": from_monai.attention_unet,
+    "unetpp": from_monai.unetpp,
+    "segresnet": from_monai.segresnet,
+    "unetr": from_monai.unetr,
+    "swin_unetr": from_monai.swin_unetr,
+    "mednext": from_monai.mednext,
 }
 
 

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
 
 from medseg.files import Record
 
+Kind = Literal[
+    "unet",
+    "resenc",
+    "deeplab",
+    "fcn",
+    "attention_unet",
+    "unetpp",
+    "segresnet",
+    "unetr",
+    "swin_unetr",
+    "mednext",
+]
+SUPERVISED: frozenset[Kind] = frozenset(("unet", "resenc", "unetpp", "mednext"))
+
 
 class NetworkSettings(Record):
-    """A U-Net's shape. Lists run from full resolution down; 2D networks give two numbers a stage, 3D ones three.
+    """A network's shape. Lists run from full resolution down; 2D networks give two numbers a stage, 3D ones three.
 
-    `strides[0]` is 1 along every axis; `convs_encoder` has an entry a stage (of `resenc`: residual blocks, each of two
-    convolutions), `convs_decoder` one a stage but the last.
+    `strides[0]` is 1 along every axis; `convs_encoder` has an entry a stage, `convs_decoder` one a stage but the last:
+    convolutions, or of networks made of blocks (residual, Swin, MedNeXt) those. deep_supervision: of `SUPERVISED`
+    alone. patch: the one patch that the network takes, where its weights depend on it (UNETR); else empty.
     """
 
-    kind: Literal["unet", "resenc"]
+    kind: Kind
     dims: Literal[2, 3]
     in_channels: int
     classes: int  # background included
@@ -25,6 +43,13 @@ class NetworkSettings(Record):
     convs_encoder: tuple[int, ...]
     convs_decoder: tuple[int, ...]
     deep_supervision: bool = True
+    patch: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_what_it_is_told(self) -> Self:
+        if self.deep_supervision and self.kind not in SUPERVISED:
+            raise PydanticCustomError("supervision", "{kind} has no deep supervision", {"kind": self.kind})
+        return self
 
 
 def stage_shapes(patch: tuple[int, ...], strides: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
@@ -34,24 +59,3 @@ def stage_shapes(patch: tuple[int, ...], strides: tuple[tuple[int, ...], ...]) -
         here = tuple(math.ceil(n / s) for n, s in zip(here, stride, strict=True))
         shapes.append(here)
     return shapes
-
-
-def forward_macs(network: NetworkSettings, patch: tuple[int, ...]) -> float:
-    """Multiply-adds of one forward pass of one patch: what its time is nearly proportional to."""
-    shapes = [math.prod(s) for s in stage_shapes(patch, network.strides)]
-    f, k = network.features, [math.prod(kernel) for kernel in network.kernels]
-    total = 0.0
-    for s, voxels in enumerate(shapes):
-        before, n = network.in_channels if s == 0 else f[s - 1], network.convs_encoder[s]
-        if network.kind == "resenc":
-            if s == 0:
-                total += voxels * k[0] * f[0] * before  # the stem
-                before = f[0]
-            n *= 2
-            total += voxels * f[s] * before if before != f[s] else 0.0  # the skip that changes features
-        total += voxels * k[s] * f[s] * (before + (n - 1) * f[s])
-    for s, voxels in enumerate(shapes[:-1]):
-        total += voxels * f[s] * f[s + 1]  # transposed convolution, kernel = stride
-        total += voxels * k[s] * f[s] * (2 * f[s] + (network.convs_decoder[s] - 1) * f[s])
-    total += shapes[0] * f[0] * network.classes  # the coarser heads together are a hundredth of a step
-    return total

@@ -1,11 +1,11 @@
-"""U-Nets in nnU-Net's topology, 2D and 3D, and the plain one (Ronneberger 2015, Isensee 2021).
+"""U-Nets in nnU-Net's topology, 2D and 3D, the plain one (Ronneberger 2015, Isensee 2021), and what they are made of.
 
 B batch, C channel, L class. Convolutions before a norm have no bias: the norm takes it out again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from medseg.networks.topology import NetworkSettings
 NEGATIVE_SLOPE = 0.01
 EPSILON = 1e-5
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
@@ -42,11 +42,11 @@ class InstanceNorm(nn.Module):
 
 
 def convolved(
-    dims: int, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...] | int = 1
+    dims: int, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...] | int = 1, dilation: int = 1
 ) -> tuple[nn.Module, InstanceNorm]:
     """A convolution that keeps the size where the stride is 1, and its norm."""
-    padding = tuple(k // 2 for k in kernel)
-    return _CONV[dims](inputs, outputs, kernel, stride, padding, bias=False), InstanceNorm(outputs)
+    padding = tuple(dilation * (k // 2) for k in kernel)
+    return CONV[dims](inputs, outputs, kernel, stride, padding, dilation, bias=False), InstanceNorm(outputs)
 
 
 def activation() -> nn.Module:
@@ -85,8 +85,8 @@ class UNet(nn.Module):
         )
         # as in nnU-Net the lowest decoder stage is not supervised: its map is too coarse to teach
         heads = range(max(1, len(f) - 2)) if settings.deep_supervision else range(1)
-        self.heads = nn.ModuleList(_CONV[dims](f[s], settings.classes, 1) for s in heads)
-        self.apply(_initialise)
+        self.heads = nn.ModuleList(CONV[dims](f[s], settings.classes, 1) for s in heads)
+        self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """See the class."""
@@ -104,15 +104,27 @@ class UNet(nn.Module):
         return logits if self.training and self.deep_supervision else logits[0]
 
 
-def plain_unet(settings: NetworkSettings) -> UNet:
-    """The U-Net whose encoder is plain convolutions, the first of each stage with the stride."""
+def plain_encoder(settings: NetworkSettings) -> list[nn.Module]:
+    """Stages of plain convolutions, the first of each with the stride."""
     inputs = (settings.in_channels, *settings.features[:-1])
     stages = zip(settings.convs_encoder, inputs, settings.features, settings.kernels, settings.strides, strict=True)
-    return UNet(settings, [convs(settings.dims, *stage) for stage in stages])
+    return [convs(settings.dims, *stage) for stage in stages]
 
 
-def _initialise(module: nn.Module) -> None:
+def plain_unet(settings: NetworkSettings) -> UNet:
+    """The U-Net whose encoder is plain convolutions."""
+    return UNet(settings, plain_encoder(settings))
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw a convolution's weights as suits the activation (He et al. 2015); to be applied to a whole network."""
     if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
         nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def resized(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, C, ...) linearly interpolated to a map of `shape`."""
+    mode = "trilinear" if len(shape) == 3 else "bilinear"
+    return x if x.shape[2:] == torch.Size(shape) else functional.interpolate(x, tuple(shape), mode=mode)

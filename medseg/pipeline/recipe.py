@@ -24,7 +24,7 @@ from medseg.pipeline.expect import Expectation, Outcome, check_expectations
 
 
 class PlanStep(Record):
-    """`medseg plan`: `data` and `splits` below the recipe's data folder, `run` below its output folder."""
+    """`medseg plan`: `data`, `splits` and `init` below the recipe's data folder, `run` below its output folder."""
 
     data: str = "."
     run: str = "run"
@@ -34,14 +34,27 @@ class PlanStep(Record):
     prefer: str = ""
     labels: tuple[str, ...] = ()
     splits: str | None = None
+    also: tuple[str, ...] = ()
+    init: str | None = None
 
 
 class TrainStep(Record):
-    """`medseg train`."""
+    """`medseg train`: `init` below the recipe's data folder."""
 
     run: str = "run"
     fold: str | int | None = None
     folds: int | None = None
+    configuration: str | None = None
+    init: str | None = None
+    deterministic: bool = False
+    gpus: int | None = None
+    budget: str | None = None  # else the recipe's
+
+
+class SelectStep(Record):
+    """`medseg select`."""
+
+    run: str = "run"
 
 
 class InferStep(Record):
@@ -71,6 +84,7 @@ class Step(Record):
 
     plan: PlanStep | None = None
     train: TrainStep | None = None
+    select: SelectStep | None = None
     infer: InferStep | None = None
     evaluate: EvaluateStep | None = None
 
@@ -184,7 +198,8 @@ def _scores(step: Step, summary: Any) -> list[tuple[str, Scores]]:
     if step.evaluate is not None:
         return [(step.evaluate.out, summary.scores)]
     if step.train is not None:
-        return [(f"validation of fold {fold.fold}", fold.scores) for fold in summary.folds if fold.scores is not None]
+        found = [(f"validation of fold {fold.fold}", fold.scores) for fold in summary.folds if fold.scores is not None]
+        return [*found, ("cross-validation", summary.crossvalidation)] if summary.crossvalidation else found
     return []
 
 
@@ -196,12 +211,15 @@ def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iter
         asked = (recipe.spacing, recipe.dims, recipe.memory, recipe.budget, recipe.seed, recipe.device, p.series)
         read = steps.read_options(p.allow_gaps, p.suv, p.prefer)
         folds = data / p.splits if p.splits else None
-        return f"plan {p.data} -o {p.run}", steps.plan(where, run, *asked, read, p.labels, recipe.network, folds)
+        words = f"plan {p.data} -o {p.run}" + (f" --also {','.join(p.also)}" if p.also else "")
+        words += f" --init {p.init}" if p.init else ""
+        model = data / p.init if p.init else None
+        taken = (read, p.labels, recipe.network, folds, p.also, model)
+        return words, steps.plan(where, run, *asked, *taken)
     if step.train:
-        fold = None if step.train.fold is None else str(step.train.fold)
-        words = f"train {step.train.run}" + (f" --fold {fold}" if fold else "")
-        words += f" --folds {step.train.folds}" if step.train.folds else ""
-        return words, steps.train(out / step.train.run, fold, step.train.folds, recipe.budget, device=recipe.device)
+        return _begin_training(step.train, recipe, data, out)
+    if step.select:
+        return f"select {step.select.run}", steps.select(out / step.select.run, recipe.device)
     if step.infer:
         i = step.infer
         words = f"infer {i.run} {i.scans} -o {i.out}" + (f" --format {','.join(i.format)}" if i.format else "")
@@ -214,3 +232,28 @@ def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iter
         words = f"evaluate {e.predictions} {e.references} -o {e.out}"
         return words, steps.evaluate(out / e.predictions, data / e.references, out / e.out, e.tolerance)
     raise InputError("a step without a verb")
+
+
+def _begin_training(step: TrainStep, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iterator[Any]]:
+    fold = None if step.fold is None else str(step.fold)
+    given = {
+        "fold": fold,
+        "folds": step.folds,
+        "configuration": step.configuration,
+        "init": step.init,
+        "gpus": step.gpus,
+        "budget": step.budget,
+    }
+    words = "".join(f" --{name} {value}" for name, value in given.items() if value)
+    events = steps.train(
+        out / step.run,
+        fold,
+        step.folds,
+        step.budget or recipe.budget,
+        device=recipe.device,
+        configuration=step.configuration,
+        init=data / step.init if step.init else None,
+        deterministic=step.deterministic,
+        gpus=step.gpus,
+    )
+    return f"train {step.run}{words}" + (" --deterministic" if step.deterministic else ""), events

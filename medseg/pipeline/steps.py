@@ -1,6 +1,7 @@
 """One function a verb: its front door, called by the command line and by recipes alike.
 
-Each is a generator of events that ends in the verb's summary record. Torch is imported by those that compute.
+Each is a generator of events that ends in the verb's summary record. Torch is imported by those that compute, and what
+reads scans by those that read any: training runs from the cache alone.
 """
 
 from __future__ import annotations
@@ -15,24 +16,28 @@ from typing import TYPE_CHECKING
 from medseg.errors import InputError
 from medseg.events import Event, Note
 from medseg.files import read_record
-from medseg.imaging.dataset import Case, Dataset
-from medseg.imaging.inspect import Inspected
-from medseg.imaging.inspect import inspect as look
-from medseg.imaging.source import Reading, ReadOptions
+from medseg.imaging.source import ReadOptions
 from medseg.imaging.structures import alike
-from medseg.imaging.volume import LabelMap
 from medseg.pipeline.machine import kind_of, machine, may_have_gpu, resampler
 from medseg.planning.checks.check import check_cases, failure
-from medseg.planning.dataset import Planned, plan_dataset
+from medseg.planning.cost import Machine
 from medseg.planning.decide import family_named
 from medseg.planning.fingerprint import CaseFingerprint, fingerprint_of
-from medseg.planning.plan import Budget, Plan, Request, budget_from
+from medseg.planning.plan import Budget, Name, Plan, Request, budget_from
+from medseg.planning.weights import check_weights, loss_named
+from medseg.preprocessing.resample import Resampler
 
 if TYPE_CHECKING:
     from medseg.evaluation.folders import Evaluation
     from medseg.imaging.convert import Converted
+    from medseg.imaging.dataset import Case, Dataset
+    from medseg.imaging.inspect import Inspected
+    from medseg.imaging.source import Reading
+    from medseg.imaging.volume import LabelMap
     from medseg.inference.folder import Inferred
+    from medseg.planning.dataset import Planned
     from medseg.training.run import Trained
+    from medseg.training.select import Selected
 
 
 def plan(
@@ -49,16 +54,22 @@ def plan(
     labels: Sequence[str] = (),
     network: str = "unet",
     splits: Path | None = None,
+    also: Sequence[str] = (),
+    init: Path | None = None,
+    loss: str = "dice_ce",
+    class_weights: str = "even",
 ) -> Iterator[Event | Planned]:
     """Look at the labelled scans in `data`, decide, and prepare them in `run`.
 
     labels: names of the structures wanted. network: a family of networks. splits: a file of folds as nnU-Net's.
+    also: configurations that are prepared besides the chosen one. init: a model that training shall begin with; its
+    network and how it sees scans are taken over, and it is copied into the run. loss: what training makes small.
+    class_weights: `even`, `volume`, or names with numbers, `liver=1,tumour=4`.
     """
-    if dims == "cascade":
-        what = "--dims cascade: the second stage of a cascade cannot be trained yet"
-        raise InputError(what, fix="give 3d or lowres; the plan describes the cascade where there is one")
-    if dims not in ("auto", "2d", "3d", "lowres"):
-        raise InputError(f"--dims {dims} is no choice", fix="give auto, 2d, 3d or lowres")
+    from medseg.planning.dataset import plan_dataset
+
+    if dims not in ("auto", "2d", "3d", "lowres", "cascade"):
+        raise InputError(f"--dims {dims} is no choice", fix="give auto, 2d, 3d, lowres or cascade")
     if memory_gb is not None and not 1 <= memory_gb <= 1000:
         raise InputError(f"--memory {memory_gb:g} GB cannot be planned for", fix="give 1 to 1000")
     if not 0 <= seed < 2**32:
@@ -75,10 +86,58 @@ def plan(
         series=tuple(series),
         options=options or ReadOptions(),
         labels=tuple(labels),
+        also=_configurations(also),
+        loss=loss_named(loss),
+        class_weights=check_weights(class_weights),
     )
     if kind == "cuda" and not may_have_gpu():
         yield Note("there is no GPU here: the plan is for one of another machine")
-    yield from plan_dataset(data, run, request, machine(kind), splits, resampler(kind))
+    if init is None:
+        yield from plan_dataset(data, run, request, machine(kind), splits, resampler(kind))
+        return
+    yield from _plan_for(init, data, run, request, machine(kind), splits, resampler(kind))
+
+
+def _plan_for(
+    init: Path,
+    data: Path,
+    run: Path,
+    request: Request,
+    where: Machine,
+    splits: Path | None,
+    on: Resampler,
+) -> Iterator[Event | Planned]:
+    """Plan to fine-tune a model, and keep a copy of it in the run."""
+    from medseg.inference.model import copy_model, model_at, read_card
+    from medseg.planning.dataset import Planned, plan_dataset
+    from medseg.training.transfer import INIT
+
+    if (request.dims, request.spacing, request.network, request.memory_gb) != ("auto", "isotropic", "unet", None):
+        what = "--init takes dimensions, spacing, network and patch from the model"
+        raise InputError(what, fix="leave out --dims, --spacing, --network and --memory")
+    folder = model_at(init)
+    card = read_card(folder)
+    asked = {"init": card.weights_sha256, "network": card.plan.request.network}
+    yield Note(f"training will begin with the model of {card.plan.dataset}, fold {card.fold}: {_scores(card.dice)}")
+    request = request.model_copy(update=asked)
+    for event in plan_dataset(data, run, request, where, splits, on, card.plan):
+        if isinstance(event, Planned):
+            copy_model(folder, run / INIT)
+        yield event
+
+
+def _scores(dice: dict[str, float]) -> str:
+    told = ", ".join(f"{name} {value:.2f}" for name, value in dice.items())
+    return f"Dice {told} in validation" if told else "it was not validated"
+
+
+def _configurations(named: Sequence[str], option: str = "--also") -> tuple[Name, ...]:
+    """What an option names."""
+    words: dict[str, Name] = {"2d": "2d", "3d": "3d", "lowres": "3d_lowres", "cascade": "3d_cascade"}
+    words |= {name: name for name in words.values()}
+    if unknown := [name for name in named if name not in words]:
+        raise InputError(f"{option} {unknown[0]} is no configuration", fix="choose from 2d, 3d, lowres, cascade")
+    return tuple(words[name] for name in named)
 
 
 def read_plan(path: Path) -> Plan:
@@ -98,10 +157,21 @@ def train(
     steps: int | None = None,
     device: str = "auto",
     started: float | None = None,
+    configuration: str | None = None,
+    init: Path | None = None,
+    deterministic: bool = False,
+    gpus: int | None = None,
+    tensorboard: bool = False,
 ) -> Iterator[Event | Trained]:
-    """Train fold `fold` (0 unless given, or `all`), or all of `folds` folds; `started` is when the command began."""
+    """Train fold `fold` (0 unless given, or `all`), or all of `folds` folds; `started` is when the command began.
+
+    configuration: another prepared one than the plan's choice. init: a model whose weights are the start. gpus: how
+    many GPUs, or processes on a CPU, train; several folds side by side, one fold together.
+    """
     from medseg.compute import choose_device
+    from medseg.report.training import draw_curves
     from medseg.training import run as training
+    from medseg.training.journal import check_tensorboard
 
     began = time.monotonic() if started is None else started
     if fold is not None and folds is not None:
@@ -111,11 +181,24 @@ def train(
     if steps is not None and steps < 1:
         raise InputError(f"--steps {steps} trains nothing", fix="give at least 1")
     allowed = Budget(steps=steps) if steps else budget_from(budget) if budget is not None else None
+    (other,) = _configurations([configuration], "--configuration") if configuration is not None else (None,)
     where = choose_device(device)
+    training.check_gpus(gpus, where)
+    if tensorboard:
+        check_tensorboard()
     if folds is not None:
         training.use_folds(run, folds)
     wanted = ["0" if fold is None else fold] if folds is None else [str(k) for k in range(folds)]
-    yield from training.train(run, wanted, allowed, where, started=began)
+    how = training.How(deterministic, init, tensorboard, draw_curves)
+    yield from training.train(run, wanted, allowed, where, started=began, configuration=other, how=how, gpus=gpus or 1)
+
+
+def select(run: Path, device: str = "auto") -> Iterator[Event | Selected]:
+    """Choose the best of all trained configurations of `run` and their pairs, and the post-processing that helps it."""
+    from medseg.compute import choose_device
+    from medseg.training.select import select as chosen
+
+    yield from chosen(run, choose_device(device))
 
 
 def infer(
@@ -194,6 +277,9 @@ def inspect(path: Path, options: ReadOptions | None = None, headers: bool = Fals
 
     The labelled cases of a data set are checked, unless `headers` alone are read.
     """
+    from medseg.imaging.inspect import Inspected
+    from medseg.imaging.inspect import inspect as look
+
     looked: list[CaseFingerprint] = []
 
     def examine(

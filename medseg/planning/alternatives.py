@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from medseg.networks.topology import forward_macs
+from medseg.networks.work import forward_macs
 from medseg.planning import explain
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Alternative, Configuration, Name, Request
@@ -18,7 +18,7 @@ ASKED: dict[Name, str] = {
     "2d": "--dims 2d",
     "3d": "--dims 3d",
     "3d_lowres": "--dims lowres",
-    "3d_cascade": "3D cascade",
+    "3d_cascade": "--dims cascade",
 }
 
 
@@ -54,7 +54,7 @@ def _times(ratio: float) -> str:
 
 def _why_not(chosen: Configuration, other: Configuration, sizes: Sequence[Volumes]) -> str:
     if other.name == "3d_cascade":
-        return "its second stage cannot be trained yet"
+        return "it learns from held-out predictions at low resolution, so all folds of that must be trained first"
     if other.name == "2d":
         return "a 2D network cannot see from one slice to the next"
     if chosen.name == "2d":

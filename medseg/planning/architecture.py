@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from medseg.networks.topology import NetworkSettings, stage_shapes
+from medseg.networks.topology import NetworkSettings
+from medseg.networks.work import activations
 from medseg.planning.families import UNET, Family
 
 SMALLEST_MAP = 4
@@ -76,6 +77,18 @@ def topology(spacing: Sequence[float], patch: Sequence[float]) -> tuple[list[tup
     return kernels, strides
 
 
+def stages(
+    spacing: Sequence[float], patch: Sequence[float], family: Family
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Kernels and strides of each stage of the family's network."""
+    n = len(patch)
+    if family.widths:
+        levels = len(family.widths)
+        return [(3,) * n] * levels, [(1,) * n] + [(2,) * n] * (levels - 1)
+    kernels, strides = topology(spacing, patch)
+    return kernels[: family.deepest], strides[: family.deepest]
+
+
 def divisors(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """What each axis of the patch must be divisible by."""
     return tuple(math.prod(stride[a] for stride in strides) for a in range(len(strides[0])))
@@ -96,40 +109,31 @@ def network_for(
 ) -> tuple[NetworkSettings, tuple[int, ...]]:
     """The family's network for a patch, and the patch padded so that the network can halve it.
 
-    classes: background included. base: features of the first stage.
+    classes: background included. base: features of the first stage of a U-Net, to which other widths are in proportion.
     """
-    kernels, strides = topology(spacing, patch)
+    kernels, strides = stages(spacing, patch, family)
     dims: Literal[2, 3] = 2 if len(patch) == 2 else 3
-    stages = len(kernels)
+    by = divisors(strides)
+    taken = padded(patch, by)
+    if family.widths and taken == by:  # the lowest map would be a single voxel, which no norm can take
+        longest = max(range(len(by)), key=lambda a: patch[a])
+        taken = tuple((1 + (a == longest)) * n for a, n in enumerate(by))
+    n = len(kernels)
+    widths = [round(w * base) for w in family.widths] or [min(base * 2**s, MOST_FEATURES[dims]) for s in range(n)]
     network = NetworkSettings(
         kind=family.kind,
         dims=dims,
         in_channels=channels,
         classes=classes,
-        features=tuple(min(base * 2**s, MOST_FEATURES[dims]) for s in range(stages)),
+        features=tuple(widths),
         kernels=tuple(kernels),
         strides=tuple(strides),
-        convs_encoder=tuple(family.encoder[min(s, len(family.encoder) - 1)] for s in range(stages)),
-        convs_decoder=tuple(family.decoder[min(s, len(family.decoder) - 1)] for s in range(stages - 1)),
+        convs_encoder=tuple(family.encoder[min(s, len(family.encoder) - 1)] for s in range(n)),
+        convs_decoder=tuple(family.decoder[min(s, len(family.decoder) - 1)] for s in range(n - 1)),
+        deep_supervision=family.deep_supervision,
+        patch=taken if family.kind == "unetr" else (),
     )
-    return network, padded(patch, divisors(strides))
-
-
-def activations(network: NetworkSettings, patch: tuple[int, ...]) -> float:
-    """nnU-Net's proxy for memory: values that all convolutions put out for one patch (of coarser heads: none).
-
-    Of a residual stage whose first block changes its input, nnU-Net counts the block's skip as a convolution even
-    where it only averages; so does this.
-    """
-    voxels = [math.prod(s) for s in stage_shapes(patch, network.strides)]
-    f, n = network.features, network.convs_encoder
-    if network.kind == "unet":
-        encoder = sum(n[s] * f[s] * v for s, v in enumerate(voxels))
-    else:
-        stem = f[0] * voxels[0]
-        encoder = stem + sum((2 * n[s] + (s > 0)) * f[s] * v for s, v in enumerate(voxels))
-    decoder = sum((n + 1) * c * v for n, c, v in zip(network.convs_decoder, f[:-1], voxels[:-1], strict=True))
-    return float(encoder + decoder + network.classes * voxels[0])
+    return network, taken
 
 
 def start_patch(spacing: Sequence[float], shape: Sequence[float], volume: float | None = None) -> tuple[float, ...]:
@@ -161,7 +165,7 @@ def fit(
     limit = family.limit(dims, memory_gb)
     network, patch = network_for(spacing, start_patch(spacing, shape), channels, classes, family)
     while activations(network, patch) > limit:
-        smaller = _shrunk(spacing, patch, shape, divisors(network.strides))
+        smaller = _shrunk(spacing, patch, shape, divisors(network.strides), family)
         if smaller is None:
             break
         network, patch = network_for(spacing, smaller, channels, classes, family)
@@ -181,11 +185,11 @@ def _their_order(spacing: Sequence[float]) -> list[int]:
 
 
 def _shrunk(
-    spacing: Sequence[float], patch: tuple[int, ...], shape: Sequence[float], by: Sequence[int]
+    spacing: Sequence[float], patch: tuple[int, ...], shape: Sequence[float], by: tuple[int, ...], family: Family
 ) -> tuple[int, ...] | None:
     """The patch with its relatively longest axis shorter by that axis' divisor, re-derived on the reduced size.
 
-    None where every axis is a single voxel, or as short as its divisor.
+    None where every axis is a single voxel or as short as its divisor, or would be in a network of fixed depth.
     """
     able = [a for a in reversed(_their_order(spacing)) if patch[a] > by[a]]
     if not able:
@@ -193,9 +197,9 @@ def _shrunk(
     axis = max(able, key=lambda a: patch[a] / shape[a])
     trial = list(patch)
     trial[axis] -= by[axis]
-    step = divisors(topology(spacing, trial)[1])[axis]
+    step = divisors(stages(spacing, trial, family)[1])[axis]
     trial[axis] = max(1, patch[axis] - step)
-    return tuple(trial)
+    return None if family.widths and tuple(trial) == by else tuple(trial)
 
 
 def low_resolution(
@@ -223,8 +227,8 @@ def low_resolution(
     return found if size.prod() / voxels >= WORTH_A_STAGE else None
 
 
-def cascaded(full: Fitted) -> Fitted:
-    """The full resolution that also reads the low one's segmentation: a channel more for every foreground class."""
+def cascaded(full: Fitted, structures: int) -> Fitted:
+    """The full resolution that also reads the low one's segmentation: a channel more for every structure."""
     network = full.network
-    channels = network.in_channels + network.classes - 1
+    channels = network.in_channels + structures
     return replace(full, network=network.model_copy(update={"in_channels": channels}))

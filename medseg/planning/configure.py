@@ -9,13 +9,16 @@ from typing import Literal
 
 from medseg.planning import explain
 from medseg.planning.architecture import Fitted, low_resolution
-from medseg.planning.cost import PROCESS_BYTES, cache_bytes, cost, inference_s, preparing_bytes
+from medseg.planning.cost import PROCESS_BYTES, cache_bytes, cost, inference_s, preparing_bytes, within
 from medseg.planning.families import Family
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.fitting import Fit, Fitter, Question
 from medseg.planning.plan import Budget, Configuration, Name, Reason, Request, Schedule, Window
 from medseg.planning.spacing import Numbers, coarsest_axis, exact_median_shape, median_shape, target_spacing
 from medseg.preprocessing.settings import PreprocessingSettings
+
+AVERAGE_SHARE = 0.1  # on the hippocampus set, 480 steps: Dice 0.875 instead of 0.873, HD95 1.38 mm instead of 1.46
+FEW_STEPS = 5000  # fewer than this are too few for SGD's small rate
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,20 @@ class Found:
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes configurations of a data set."""
+    """Makes configurations of a data set.
+
+    classes: outputs of the network. values: label values that prepared cases hold, the background among them. names: of
+    the outputs. weights: what each of them weighs in the loss, where they are not alike.
+    """
 
     fingerprint: Fingerprint
     request: Request
     family: Family
     channels: int
     classes: int
+    values: int
+    names: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
 
     def view(self, name: Literal["2d", "3d"]) -> View:
         """Whole scans, or slices across the coarsest axis."""
@@ -119,9 +129,12 @@ class Maker:
         spacing = [view.spacing[a] for a in view.axes]
         mirrored = tuple(a for a in mirror if a != view.axis)
         device = self.request.device
-        schedule = _schedule(view.name, device, fit.fitted.batch, mirrored, staged)
+        steps = within(budget, fit.step_s)[1]
+        pooled = device == "cuda" and (view.name == "2d" or (staged and view.name != "3d_lowres"))
+        schedule = _schedule(device, steps, fit.fitted.batch, mirrored, pooled)
+        schedule = schedule.model_copy(update={"loss": self.request.loss, "class_weights": self.weights})
         seconds = fit.step_s and inference_s(fit.step_s, fit.fitted.batch, shape, of.patch, window.step)
-        disk = cache_bytes(self.fingerprint, view.target, settings.channels, self.classes)
+        disk = cache_bytes(self.fingerprint, view.target, settings.channels, self.values)
         training = fit.memory_bytes + (PROCESS_BYTES if device == "cpu" else 0.0)
         preparing = preparing_bytes(self.fingerprint, view.target, self.channels)
         found = view.reason.model_copy(update={"fields": ("preprocessing.spacing_mm", "median_shape")})
@@ -141,23 +154,32 @@ class Maker:
                 explain.slices(view.axis),
                 explain.patch(fit, of.patch, view.spacing, shape),
                 explain.network(fit, self.family),
-                explain.depth(fit, spacing),
+                explain.depth(fit, spacing, self.family),
                 explain.batch(fit, of.question.dataset_voxels, self.family),
-                *explain.schedule(schedule, device),
+                *explain.schedule(schedule, steps, device, self.names),
                 explain.window(window),
                 explain.previous(view.name),
             ),
         )
 
 
-def _schedule(name: Name, device: str, batch: int, mirror: tuple[int, ...], staged: bool) -> Schedule:
-    """nnU-Net's on a GPU; on a CPU an optimiser that learns more in few steps. `staged`: there is a low resolution."""
-    shared = {"batch": batch, "foreground_share": 1 / 3 if batch > 2 else 0.5, "mirror_axes": mirror}
-    if device == "cuda":
-        pooled = name == "2d" or (staged and name != "3d_lowres")
-        return Schedule(
-            optimiser="sgd", learning_rate=0.01, weight_decay=3e-5, warm_up_share=0.0, batch_dice=pooled, **shared
-        )
-    return Schedule(
-        optimiser="adamw", learning_rate=3e-3, weight_decay=1e-2, warm_up_share=0.03, batch_dice=False, **shared
-    )
+def foreground_share(batch: int) -> float:
+    """The share of a batch that lies on a structure: a third as in nnU-Net, of two patches one."""
+    return 1 / 3 if batch > 2 else 0.5
+
+
+def _schedule(device: str, steps: int | None, batch: int, mirror: tuple[int, ...], batch_dice: bool) -> Schedule:
+    """nnU-Net's for long training; for few steps, as on every CPU, an optimiser that learns more in them.
+
+    `steps`: that the budget holds, where they are known.
+    """
+    shared = {
+        "batch": batch,
+        "foreground_share": foreground_share(batch),
+        "mirror_axes": mirror,
+        "batch_dice": batch_dice,
+        "average_share": AVERAGE_SHARE,
+    }
+    if device == "cuda" and (steps is None or steps >= FEW_STEPS):
+        return Schedule(optimiser="sgd", learning_rate=0.01, weight_decay=3e-5, warm_up_share=0.0, **shared)
+    return Schedule(optimiser="adamw", learning_rate=3e-3, weight_decay=1e-2, warm_up_share=0.03, **shared)

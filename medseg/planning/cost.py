@@ -8,11 +8,12 @@ A step's memory on a GPU is measured. Otherwise it is nnU-Net's figure for the f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from medseg.networks.topology import NetworkSettings, forward_macs
-from medseg.planning.architecture import Fitted, activations
+from medseg.networks.topology import Kind, NetworkSettings
+from medseg.networks.work import activations, forward_macs, weights
+from medseg.planning.architecture import Fitted
 from medseg.planning.families import Family
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Budget, Cost
@@ -24,6 +25,15 @@ GB = 1e9
 TRAINING_SHARE = 0.9  # of the budget; the rest is start and final validation
 FORWARD_SHARE = 1 / 3  # of a training step
 BYTES_A_VALUE = 16.0  # that a convolution puts out, on a CPU: itself, its norm, and their gradients, as float32
+BYTES_OF: Mapping[Kind, float] = {  # the same where there are more norms and sums, or fewer
+    "attention_unet": 24.0,
+    "unetpp": 21.0,
+    "fcn": 19.0,
+    "segresnet": 12.0,
+    "unetr": 11.0,
+    "swin_unetr": 11.0,
+    "mednext": 10.5,
+}
 BYTES_A_WEIGHT = 16.0  # itself, its gradient, and two of the optimiser
 BASE_BYTES = 1e8  # what a CPU's kernels take for themselves
 PROCESS_BYTES = 4e8  # of the training command itself on a CPU: interpreter, libraries, validation
@@ -53,25 +63,10 @@ class Machine:
     free_bytes: Callable[[], float]
 
 
-def weights(network: NetworkSettings) -> int:
-    """Weights of all convolutions: those of norms and heads are a thousandth of them."""
-    f, k = network.features, [math.prod(kernel) for kernel in network.kernels]
-    total = 0
-    for s, n in enumerate(network.convs_encoder):
-        before = network.in_channels if s == 0 else f[s - 1]
-        if network.kind == "resenc":
-            total += k[0] * before * f[0] if s == 0 else before * f[s]  # stem; skip that changes features
-            before, n = (f[0] if s == 0 else before), 2 * n
-        total += k[s] * f[s] * (before + (n - 1) * f[s])
-    for s, n in enumerate(network.convs_decoder):
-        total += math.prod(network.strides[s + 1]) * f[s + 1] * f[s]
-        total += k[s] * f[s] * (2 * f[s] + (n - 1) * f[s])
-    return total
-
-
 def training_bytes(network: NetworkSettings, patch: tuple[int, ...], batch: int) -> float:
     """RAM that a training step on a CPU needs, beside what the process holds anyway."""
-    return BASE_BYTES + BYTES_A_VALUE * batch * activations(network, patch) + BYTES_A_WEIGHT * weights(network)
+    values = BYTES_OF.get(network.kind, BYTES_A_VALUE) * batch * activations(network, patch)
+    return BASE_BYTES + values + BYTES_A_WEIGHT * weights(network)
 
 
 def gpu_bytes(fitted: Fitted, family: Family) -> float:

@@ -21,13 +21,15 @@ from medseg.imaging.overlaps import CODE as OVERLAP
 from medseg.imaging.reading import shape_of
 from medseg.imaging.structures import IGNORE
 from medseg.parallel import Done, local_executor, over_cases
+from medseg.planning.adopt import decide_like
 from medseg.planning.checks.check import check_cases, told
 from medseg.planning.cost import GB, Machine
 from medseg.planning.decide import decide, family_named
 from medseg.planning.explain import IN_WORDS, duration, size
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, FingerprintJob, fingerprint_case, merged
-from medseg.planning.plan import Plan, Request, Splits, Structure
-from medseg.planning.preparation import prepare_cases, set_aside
+from medseg.planning.plan import Plan, Region, Request, Splits, Structure
+from medseg.planning.preparation import prepare_cases, set_aside, to_prepare
+from medseg.planning.regions import left_out, regions_of
 from medseg.planning.spacing import check_spacing
 from medseg.planning.splits import GIVEN, GivenFolds, check_names, given_splits, read_folds, split
 from medseg.preprocessing.resample import ON_CPU, Resampler
@@ -56,11 +58,13 @@ def plan_dataset(
     machine: Machine,
     folds: Path | None = None,
     resampler: Resampler = ON_CPU,
+    model: Plan | None = None,
 ) -> Iterator[Event | Planned]:
     """Plan for the labelled scans in `data` and prepare them in `run`; what is done already is not done again.
 
     machine: the one that will train. folds: a file of folds as nnU-Net's; else `splits_final.json` in `data`, or own
-    ones. resampler: a GPU's, for cases that are prepared one after another in this process.
+    ones. resampler: a GPU's, for cases that are prepared one after another in this process. model: the plan of a model
+    that training begins with, whose network and view of scans are taken over.
 
     Raises:
         InputError: no data set there, most of its cases are bad, or an option cannot be used.
@@ -72,22 +76,21 @@ def plan_dataset(
     case_map = read_case_map(run)
     dataset = find_dataset(data, case_map.secret, request.options, request.series, request.labels)
     where = DICOM if dataset.layout == "dicom" else data
-    if dataset.ignore is not None:
-        what = "has an ignore label, which training does not support yet"
-        raise InputError(what, where, "leave these cases out, or give its voxels a structure")
+    regions = regions_of(dataset)
     given = _given(dataset, folds)
     request = request.model_copy(update={"splits": given.digest if given else ""})
     output_folder(run)
     _remember(run, case_map, dataset)
     failed = {left.where: left.reason for left in dataset.left if left.broken}
     looked: list[CaseFingerprint] = []
-    yield from _look(dataset, run, failed, looked)
+    yield from _look(dataset, regions, run, failed, looked)
     fingerprint = merged(*(Fingerprint(cases=(c,)) for c in looked if c.case not in failed))
     _refuse_bad(fingerprint, failed, where)
 
     before = yield from _standing_plan(run)
-    plan = _plan(dataset, before, fingerprint, request, machine)
-    if plan != before and _is_trained(run):
+    plan = _plan(dataset, regions, before, fingerprint, request, machine, model)
+    to_prepare(plan)
+    if not _stands(plan, before) and _is_trained(run):
         raise RunError("holds folds that were trained by another plan", run, "plan into a new folder")
     splits = yield from _write_cases(run, fingerprint, request.seed, given)
     write_record(run / "plan.json", plan)
@@ -126,7 +129,7 @@ def _remember(run: Path, case_map: CaseMap, dataset: Dataset) -> None:
         write_record(path, CaseMap(key=case_map.key, cases=cases), private=True)
 
 
-def _found(dataset: Dataset) -> Iterator[Event]:
+def _found(dataset: Dataset, regions: Sequence[Region]) -> Iterator[Event]:
     """What is not as one may expect before any case is read."""
     for left in dataset.left:
         yield Note(f"not used: {left.where}: {left.reason}", warning=True)
@@ -137,13 +140,19 @@ def _found(dataset: Dataset) -> Iterator[Event]:
             f"{old} ({dataset.labels.get(new, IGNORE)}) is {new}" for new, old in dataset.stored_values.items()
         )
         yield Note(f"values that no label map can hold have others here: {', '.join(renumbered)}")
-    if dataset.regions:
-        yield Note(f"regions ({', '.join(dataset.regions)}) are not trained as such: the plain labels below them are")
+    if dataset.regions and not regions:
+        named = ", ".join(dataset.regions)
+        why = "since no regions_class_order says how they are painted: the plain labels below them are"
+        yield Note(f"regions ({named}) are not trained as such, {why}")
+    if lone := left_out(dataset, regions):
+        yield Note(f"not trained, since no region holds them: {', '.join(lone)}", warning=True)
 
 
-def _look(dataset: Dataset, run: Path, failed: dict[str, str], looked: list[CaseFingerprint]) -> Iterator[Event]:
+def _look(
+    dataset: Dataset, regions: Sequence[Region], run: Path, failed: dict[str, str], looked: list[CaseFingerprint]
+) -> Iterator[Event]:
     """Look at every case; into `looked` what was seen, and into `failed` those that cannot be used."""
-    yield from _found(dataset)
+    yield from _found(dataset, regions)
     bare = replace(dataset, cases=(), left=())  # all that a worker needs: jobs stay small however many cases there are
     jobs = [FingerprintJob(case, bare, run / "cache" / "fingerprint") for case in dataset.cases]
     bytes_ = _bytes(dataset.cases)
@@ -192,19 +201,33 @@ def _standing_plan(run: Path) -> Generator[Event, None, Plan | None]:
         return None
 
 
-def _plan(dataset: Dataset, stands: Plan | None, fingerprint: Fingerprint, request: Request, machine: Machine) -> Plan:
+def _plan(
+    dataset: Dataset,
+    regions: tuple[Region, ...],
+    stands: Plan | None,
+    fingerprint: Fingerprint,
+    request: Request,
+    machine: Machine,
+    model: Plan | None,
+) -> Plan:
     """The plan that stands if it answers the same question, else a new one: times measured anew would differ."""
     structures = tuple(Structure(value=value, name=name) for value, name in sorted(dataset.labels.items()))
     if stands is not None:
-        asked = (stands.request, stands.fingerprint, stands.channels, stands.structures, stands.medseg)
-        if asked == (request, fingerprint.digest, dataset.channels, structures, version("medseg")):
-            return stands
-    decided = decide(fingerprint, structures, dataset.channels, request, machine)
+        before = stands.request.model_copy(update={"also": request.also})
+        asked = (before, stands.fingerprint, stands.channels, stands.structures, stands.medseg)
+        wanted = (request, fingerprint.digest, dataset.channels, structures, version("medseg"))
+        if asked == wanted and (stands.regions, stands.ignore) == (regions, dataset.ignore):
+            return stands.model_copy(update={"request": request})
+    question = (fingerprint, structures, dataset.channels, request, machine)
+    found = (regions, dataset.ignore)
+    decided = decide(*question, *found) if model is None else decide_like(*question, model, *found)
     return Plan(
         medseg=version("medseg"),
         dataset=dataset.name,
         channels=dataset.channels,
         structures=structures,
+        regions=regions,
+        ignore=dataset.ignore,
         cases=len(fingerprint.cases),
         fingerprint=fingerprint.digest,
         request=request,
@@ -214,6 +237,14 @@ def _plan(dataset: Dataset, stands: Plan | None, fingerprint: Fingerprint, reque
         reasons=decided.reasons,
         alternatives=decided.alternatives,
     )
+
+
+def _stands(plan: Plan, before: Plan | None) -> bool:
+    """True if what was trained by the plan before is of this plan too: it may prepare other configurations besides."""
+    if before is None:
+        return False
+    asked = before.request.model_copy(update={"also": plan.request.also})
+    return plan == before.model_copy(update={"request": asked})
 
 
 def _is_trained(run: Path) -> bool:

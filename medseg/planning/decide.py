@@ -19,15 +19,17 @@ from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.fitting import Fitter, ForCpu, ForGpu, ForMemory, Question
 from medseg.planning.intensities import normalisation
 from medseg.planning.mirroring import mirror_axes
-from medseg.planning.plan import Alternative, Budget, Configuration, Name, Reason, Request, Structure
+from medseg.planning.plan import Alternative, Budget, Configuration, Name, Reason, Region, Request, Structure
 from medseg.planning.spacing import check_spacing, coarsest_axis
 from medseg.planning.volumes import Volumes, volumes
+from medseg.planning.weights import class_weights, outputs_of
 from medseg.preprocessing.crop import crop_for
 from medseg.preprocessing.settings import PreprocessingSettings
 
 DEFAULT_BUDGET_S = {"cpu": 3600.0, "cuda": 8 * 3600.0}
 MOST_STRUCTURES = 65_535  # classes are kept in two bytes
 FEWEST_SLICES = 8  # a 3D network cannot halve fewer
+ASKED: dict[str, Name] = {"2d": "2d", "3d": "3d", "lowres": "3d_lowres", "cascade": "3d_cascade"}
 SMALLEST_VOXELS = 100  # a structure of fewer is lost in the width of its own border
 
 
@@ -48,14 +50,19 @@ def decide(
     channels: Sequence[str],
     request: Request,
     machine: Machine,
+    regions: Sequence[Region] = (),
+    ignore: int | None = None,
 ) -> Decided:
     """Configurations for a data set; `machine` is the one that will train.
+
+    regions: what the network finds instead of the structures. ignore: the value of voxels that nobody labelled.
 
     Raises:
         InputError: an option cannot be used, or the data set holds nothing to learn.
         ResourceError: the machine has too little memory for any training step.
     """
-    if len(structures) > MOST_STRUCTURES:
+    values = 1 + len(structures) + (ignore is not None)
+    if values > MOST_STRUCTURES + 1:
         fix = f"plan for at most {MOST_STRUCTURES} of them"
         raise InputError(f"there are {len(structures)} structures, too many for one network", fix=fix)
     asked = request.budget.seconds is not None or request.budget.steps is not None
@@ -65,7 +72,10 @@ def decide(
     mirror, mirroring = mirror_axes(fingerprint, structures)
     crop = crop_for(channels)
 
-    maker = Maker(fingerprint, request, family_named(request.network), len(channels), len(structures) + 1)
+    names = outputs_of(structures, regions)
+    weights = class_weights(request.class_weights, structures, regions, sizes)
+    family = family_named(request.network)
+    maker = Maker(fingerprint, request, family, len(channels), len(names), values, names, weights)
     fitted, chosen, dimensions = _fitted(maker, _fitter(request, budget, machine), sizes)
     settings = PreprocessingSettings(
         spacing_mm=(None, None, None), channels=tuple(how for how, _ in intensities), crop=crop
@@ -75,7 +85,7 @@ def decide(
     }
     reasons = (
         dimensions,
-        explain.data(channels, structures, sizes, bool(request.labels)),
+        explain.data(channels, structures, sizes, bool(request.labels), regions, ignore),
         explain.budget(budget, asked, request.device),
         *(reason.model_copy(update={"fields": ("preprocessing.channels",)}) for _, reason in intensities),
         explain.crop(crop, fingerprint),
@@ -108,18 +118,20 @@ def _fitted(maker: Maker, fitter: Fitter, sizes: Sequence[Volumes]) -> tuple[dic
     chosen, why = _dimensions(maker.request, maker.fingerprint, full)
 
     def fit(view: View, question: Question) -> Found:
-        return Found(view, question, fitter.trial(question) if view.name == chosen else fitter.fit(question))
+        tried = "3d" if chosen == "3d_cascade" else chosen  # whose patch and batch a cascade has
+        return Found(view, question, fitter.trial(question) if view.name == tried else fitter.fit(question))
 
     made: dict[Name, Found] = {"3d": fit(full, maker.question(full))}
     low = maker.low_resolution(made["3d"], fitter)
     if low is not None:
         made["3d_lowres"] = _explained(fit(*low), made["3d"])
         three = made["3d"].fit
-        cascade = replace(three, fitted=cascaded(three.fitted), measured=False)
+        cascade = replace(three, fitted=cascaded(three.fitted, len(sizes)), measured=False)
         made["3d_cascade"] = replace(made["3d"], view=replace(full, name="3d_cascade"), fit=cascade)
-    elif chosen == "3d_lowres":
+    elif chosen in ("3d_lowres", "3d_cascade"):
         share = math.prod(made["3d"].patch) / math.prod(full.shape)
-        what = f"--dims lowres has no use: a patch holds {100 * share:.0f} % of the median scan at full resolution"
+        what = f"--dims {maker.request.dims} has no use: a patch holds {100 * share:.0f} %"
+        what += " of the median scan at full resolution"
         raise InputError(what, fix="give 3d or auto")
     flat = maker.view("2d")
     made["2d"] = fit(flat, maker.question(flat))
@@ -142,7 +154,7 @@ def _explained(low: Found, full: Found) -> Found:
 
 
 def _dimensions(request: Request, fingerprint: Fingerprint, full: View) -> tuple[Name, Reason]:
-    """2D, 3D or low resolution: as asked, else 3D if there are slices enough."""
+    """2D, 3D, low resolution or cascade: as asked, else 3D if there are slices enough."""
     axis = coarsest_axis(fingerprint)
     slices = round(float(np.median([c.cropped[axis] for c in fingerprint.cases])))
     shape = tuple(round(n) for n in full.shape)
@@ -152,7 +164,7 @@ def _dimensions(request: Request, fingerprint: Fingerprint, full: View) -> tuple
     why += "enough along every axis for 3D" if enough else f"3D cannot halve fewer than {FEWEST_SLICES}"
     chosen: Name = "3d" if enough else "2d"
     if request.dims != "auto":
-        chosen, why = "3d_lowres" if request.dims == "lowres" else request.dims, "as asked"
+        chosen, why = ASKED[request.dims], "as asked"
     choice = explain.IN_WORDS[chosen]
     return chosen, Reason(topic="dimensions", choice=choice, why=why, fields=("chosen",), numbers=numbers)
 

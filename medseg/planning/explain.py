@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from medseg.planning.families import Family
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.fitting import MOST_SEEN, Fit
-from medseg.planning.plan import AXES, Budget, Name, Reason, Schedule, Structure, Window
+from medseg.planning.plan import AXES, Budget, LossName, Name, Reason, Region, Schedule, Structure, Window
 from medseg.planning.spacing import Numbers
 from medseg.planning.volumes import Volumes
 from medseg.preprocessing.settings import Crop
@@ -18,6 +18,16 @@ IN_WORDS: dict[Name, str] = {
     "3d": "3D",
     "3d_lowres": "3D at low resolution",
     "3d_cascade": "3D cascade",
+}
+
+
+LOSSES: dict[LossName, tuple[str, str]] = {  # in words, and why one would ask for it
+    "dice_ce": ("Dice of {} + cross-entropy", ""),
+    "dice_focal": ("Dice of {} + focal loss", "voxels that are right already count less"),
+    "tversky": ("Tversky of {} + cross-entropy", "a missed voxel costs more than one too many"),
+    "focal_tversky": ("focal Tversky of {} + cross-entropy", "a missed voxel costs more, most where little is found"),
+    "iou": ("intersection over union of {} + cross-entropy", "a poor overlap costs more than by Dice"),
+    "boundary": ("Dice of {} + cross-entropy + distances", "errors far from a structure's border cost most"),
 }
 
 
@@ -32,15 +42,29 @@ def mm(spacing: Sequence[float]) -> str:
     return f"{told[0] if len(set(told)) == 1 else ' x '.join(told)} mm"
 
 
-def data(channels: Sequence[str], structures: Sequence[Structure], volumes: Sequence[Volumes], chosen: bool) -> Reason:
+def data(
+    channels: Sequence[str],
+    structures: Sequence[Structure],
+    volumes: Sequence[Volumes],
+    chosen: bool,
+    regions: Sequence[Region] = (),
+    ignore: int | None = None,
+) -> Reason:
     """What goes in and what comes out."""
+    why = "structures as asked by --labels" if chosen else "all channels and structures that the data set names"
+    out = counted(len(structures), "structure")
+    if regions:
+        out = f"{counted(len(regions), 'region')} ({', '.join(region.name for region in regions)})"
+        why = "the data set orders regions: each is found as a whole, and painted over those before it"
+    if ignore is not None:
+        why += f"; voxels of value {ignore}, which nobody labelled, teach nothing and are not scored"
     numbers: dict[str, float] = {}
     for found in volumes:
         numbers |= {f"cases with {found.name}": found.cases, f"median ml of {found.name}": found.median_ml}
     return Reason(
         topic="data",
-        choice=f"{', '.join(map(channel, channels))} in; {counted(len(structures), 'structure')} out",
-        why="structures as asked by --labels" if chosen else "all channels and structures that the data set names",
+        choice=f"{', '.join(map(channel, channels))} in; {out} out",
+        why=why,
         fields=("channels", "structures", "regions", "ignore", "network.in_channels", "network.classes"),
         numbers=numbers,
     )
@@ -86,17 +110,18 @@ def patch(found: Fit, whole: Sequence[int], spacing: Sequence[float], shape: Seq
     numbers = {f"mm along axis {k}": n for k, n in enumerate(size)}
     numbers["share of the median scan"] = math.prod(whole) / math.prod(shape)
     choice = f"{by(whole)} voxels ({by([round(n) for n in size])} mm)"
-    return Reason(topic="patch", choice=choice, why=found.how, fields=("patch",), numbers=found.numbers | numbers)
+    return Reason(
+        topic="patch", choice=choice, why=found.how, fields=("patch", "network.patch"), numbers=found.numbers | numbers
+    )
 
 
 def network(found: Fit, family: Family) -> Reason:
     """Which network, and how wide."""
     made = found.fitted.network
-    kind = "plain U-Net" if family.kind == "unet" else f"U-Net with residual encoder ({family.name})"
     levels = len(made.features)
     return Reason(
         topic="network",
-        choice=f"{kind}, {counted(levels, 'level')}, {made.features[0]} to {made.features[-1]} features",
+        choice=f"{family.title}, {counted(levels, 'level')}, {made.features[0]} to {made.features[-1]} features",
         why=found.why,
         fields=tuple(
             f"network.{name}"
@@ -106,13 +131,18 @@ def network(found: Fit, family: Family) -> Reason:
     )
 
 
-def depth(found: Fit, spacing: Sequence[float]) -> Reason:
+def depth(found: Fit, spacing: Sequence[float], family: Family) -> Reason:
     """How often each axis is halved, and how far each convolution reaches."""
     strides = found.fitted.network.strides
     halved = [sum(stride[a] > 1 for stride in strides) for a in range(len(strides[0]))]
     thin = [k for k in found.fitted.network.kernels if 1 in k]
     why = "down to 4 voxels, and only axes whose voxels are within twice the finest"
+    if family.deepest:
+        why += f"; {family.title} goes no deeper than {family.deepest} levels"
     why += f"; {counted(len(thin), 'level')} without a look across thick slices" if thin else ""
+    if family.widths:
+        cells = 2 ** (len(family.widths) - 1)
+        why = f"{family.title} halves every axis alike, however thick slices are, and takes multiples of {cells} voxels"
     return Reason(
         topic="depth",
         choice=f"axes halved {by(halved)} times",
@@ -140,18 +170,30 @@ def batch(found: Fit, dataset_voxels: float, family: Family) -> Reason:
     return Reason(topic="batch", choice=f"{size} patches", why=why, fields=("schedule.batch",), numbers=numbers)
 
 
-def schedule(made: Schedule, device: str) -> tuple[Reason, Reason, Reason]:
-    """How the network learns: its optimiser, what it is shown, and how Dice is counted."""
+def schedule(
+    made: Schedule, steps: int | None, device: str, names: Sequence[str] = ()
+) -> tuple[Reason, Reason, Reason]:
+    """How the network learns: its optimiser, what it is shown, and its loss.
+
+    `steps`: that the budget holds, if known. `names` are those of the network's outputs.
+    """
     sgd = made.optimiser == "sgd"
     rate = f"rate {made.learning_rate:g}"
     optimiser = Reason(
         topic="optimiser",
         choice=f"SGD, momentum 0.99, {rate}" if sgd else f"AdamW, {rate}, short warm-up",
-        why="nnU-Net's recipe for long training" if sgd else "learns more than SGD in the few steps of a CPU",
+        why=("nnU-Net's recipe for long training" if sgd else f"learns more than SGD in {_few(steps, device)}")
+        + f"; a moving average over {100 * made.average_share:.0f} % of the training is kept, which is less noisy",
         fields=tuple(
             f"schedule.{n}" for n in ("optimiser", "learning_rate", "weight_decay", "warm_up_share", "average_share")
         ),
-        numbers={"rate": made.learning_rate, "decay": made.weight_decay, "share of warm-up": made.warm_up_share},
+        numbers={
+            "rate": made.learning_rate,
+            "decay": made.weight_decay,
+            "share of warm-up": made.warm_up_share,
+            "share of the average": made.average_share,
+            **({"steps in the budget": steps} if steps is not None else {}),
+        },
     )
     sampling = Reason(
         topic="sampling",
@@ -161,16 +203,34 @@ def schedule(made: Schedule, device: str) -> tuple[Reason, Reason, Reason]:
         fields=("schedule.foreground_share", "schedule.augment"),
         numbers={"share": made.foreground_share},
     )
-    dice = Reason(
+    return optimiser, sampling, _loss(made, device, names)
+
+
+def _few(steps: int | None, device: str) -> str:
+    where = "the few steps of a CPU" if device == "cpu" else "few steps"
+    return where if steps is None else f"{where} (about {steps})"
+
+
+def _loss(made: Schedule, device: str, names: Sequence[str]) -> Reason:
+    """What is made small, and what each structure weighs in it."""
+    words, asked = LOSSES[made.loss]
+    choice = words.format("the whole batch" if made.batch_dice else "each patch")
+    why = f"as asked: {asked}; {_dice_why(made.batch_dice, device)}" if asked else _dice_why(made.batch_dice, device)
+    weights = dict(zip(names, made.class_weights, strict=False))
+    if weights:
+        choice += f"; weights {', '.join(f'{name} {weight:.3g}' for name, weight in weights.items())}"
+        why += "; weights as asked by --class-weights"
+    return Reason(
         topic="loss",
-        choice=f"Dice of {'the whole batch' if made.batch_dice else 'each patch'} + cross-entropy",
-        why=_dice_why(made.batch_dice, device),
+        choice=choice,
+        why=why,
         fields=("schedule.batch_dice", "schedule.loss", "schedule.class_weights"),
+        numbers={f"weight of {name}": weight for name, weight in weights.items()},
     )
-    return optimiser, sampling, dice
 
 
 def _dice_why(batch_dice: bool, device: str) -> str:
+    """Why overlaps are counted so."""
     if batch_dice:
         return "a patch sees little of a scan, so that many hold none of a structure (nnU-Net's rule)"
     if device == "cpu":

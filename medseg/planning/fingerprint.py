@@ -7,18 +7,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medseg.errors import InputError, MedsegError
 from medseg.files import Record, read_record, write_record
-from medseg.imaging.dataset import Case, Dataset, case_digest, read_case
-from medseg.imaging.source import Reading
-from medseg.imaging.volume import LabelMap
 from medseg.planning.label_runs import Runs, contiguous, middle, runs_by_value, small_pieces, touches, voxels_within
 from medseg.planning.scan_values import QUANTILES, Sketch, Whole, look_at_values, short
 from medseg.preprocessing.crop import Box, crop_box, crop_for
 from medseg.preprocessing.orientation import turn_to_ras, turned, turned_numbers
+
+if TYPE_CHECKING:
+    from medseg.imaging.dataset import Case, Dataset
+    from medseg.imaging.source import Reading
+    from medseg.imaging.volume import LabelMap
 
 __all__ = [
     "CaseFingerprint",
@@ -128,6 +131,8 @@ def fingerprint_case(job: FingerprintJob) -> CaseFingerprint:
     Raises:
         InputError, GeometryError: the case cannot be read, or its channels or its label do not fit.
     """
+    from medseg.imaging.dataset import case_digest, read_case  # whoever reads records needs none of its libraries
+
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
     kept = job.folder / f"{job.case.name}.json"

@@ -8,13 +8,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from medseg.errors import InputError
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.imaging.dataset import Dataset
 from medseg.parallel import MEMORY_SHARE, Done, available_memory_bytes, local_executor, over_cases
 from medseg.planning.cost import GB, preparing_bytes
 from medseg.planning.explain import duration, size
 from medseg.planning.fingerprint import Fingerprint
-from medseg.planning.plan import Plan
+from medseg.planning.plan import Configuration, Plan
 from medseg.preprocessing.cache import CacheJob, cache_key, prepare_case, standing
 from medseg.preprocessing.prepare import resampled_shape
 from medseg.preprocessing.resample import ON_CPU, Resampler
@@ -23,11 +24,41 @@ SECONDS_A_VOXEL = 1.2e-7  # of a scan and of what is made of it, one core
 GPU_READERS = 4  # cases that are read and written at once while a GPU resamples
 
 
+def to_prepare(plan: Plan) -> tuple[Configuration, ...]:
+    """The chosen configuration, those asked for besides, and those that they build on; one for each cache.
+
+    Raises:
+        InputError: one that was asked for is not in the plan.
+    """
+    if missing := [name for name in plan.request.also if name not in plan.configurations]:
+        what = f"--also {missing[0]}: there is no such configuration for these scans"
+        raise InputError(what, fix=f"the plan has {', '.join(plan.configurations)}")
+    wanted = [plan.configurations[name] for name in (plan.chosen, *plan.request.also)]
+    before = [plan.configurations[one.previous] for one in wanted if one.previous is not None]
+    return tuple({one.cache: one for one in (*before, *wanted)}.values())
+
+
 def prepare_cases(
     dataset: Dataset, run: Path, fingerprint: Fingerprint, plan: Plan, failed: dict[str, str], resampler: Resampler
 ) -> Iterator[Event]:
-    """Prepare the cases that do not stand prepared yet, the largest first; into `failed` those that cannot be."""
-    settings, folder = plan.configuration.preprocessing, run / "cache" / plan.configuration.cache
+    """Prepare the cases that do not stand prepared yet for every configuration that needs it; into `failed` those that
+    cannot be.
+    """
+    for configuration in to_prepare(plan):
+        looked = Fingerprint(cases=tuple(c for c in fingerprint.cases if c.case not in failed))
+        yield from _prepare(dataset, run, looked, configuration, failed, resampler)
+
+
+def _prepare(
+    dataset: Dataset,
+    run: Path,
+    fingerprint: Fingerprint,
+    configuration: Configuration,
+    failed: dict[str, str],
+    resampler: Resampler,
+) -> Iterator[Event]:
+    """For one configuration, the largest case first."""
+    settings, folder = configuration.preprocessing, run / "cache" / configuration.cache
     looked = {c.case: c for c in fingerprint.cases}
     bare = replace(dataset, cases=(), left=())
     every = [
@@ -38,17 +69,17 @@ def prepare_cases(
     todo = [job for job in every if not _stands(job)]
     todo.sort(key=lambda job: -math.prod(looked[job.case.name].shape))
     if len(todo) < len(every):
-        yield Note(f"{len(every) - len(todo)} of {len(every)} cases stand prepared already")
+        yield Note(f"{len(every) - len(todo)} of {len(every)} cases stand prepared for {configuration.cache} already")
     left = Fingerprint(cases=tuple(looked[job.case.name] for job in todo))
-    channels, target = len(plan.channels), settings.spacing_mm
+    channels, target = len(settings.channels), settings.spacing_mm
     voxels = sum(math.prod(c.shape) + math.prod(resampled_shape(c.cropped, c.spacing_mm, target)) for c in left.cases)
     seconds = voxels * channels * SECONDS_A_VOXEL
     case_bytes = preparing_bytes(left, target, channels)
-    disk = plan.configuration.cost.cache_gb * len(todo) / max(len(every), 1)
+    disk = configuration.cost.cache_gb * len(todo) / max(len(every), 1)
     expect = (
         f"about {duration(max(seconds, 1))} on one core, {size(case_bytes / GB)} of RAM a case, {size(disk)} on disk"
     )
-    yield Stage("prepare", len(todo), expect if todo else "nothing to do")
+    yield Stage("prepare", len(todo), f"for {configuration.cache}: {expect}" if todo else "nothing to do")
     executor, in_flight = _executor(len(todo), seconds, case_bytes, resampler)
     for done, result in enumerate(over_cases(prepare_case, todo, executor, in_flight), 1):
         if not isinstance(result, Done):

@@ -2,8 +2,10 @@
 
 cache/<configuration>/<case>.safetensors holds
     image             (C, X, Y, Z) float16, float32 where float16 would lose too much
-    classes           (X, Y, Z) uint8, class indices; uint16 above 255 classes
-    foreground.<k>    flat voxel indices of class k, at most 10000 of them
+    classes           (X, Y, Z) uint8, class indices; uint16 above 255 classes. Class k + 1 is the k-th label value; the
+                      last one, of a data set with an ignore label, is that of voxels that nobody labelled
+    foreground.<k>    flat voxel indices of class k, at most 10000 of them, but none of voxels that nobody labelled
+    foreground.0      with an ignore label: of all voxels that somebody labelled, the background among them
     reference.*       the label map as given, for validation on the scan's own grid: where its value changes, to what
 and in its header a record with the key of all that it was made from.
 """
@@ -16,7 +18,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +26,15 @@ from pydantic import ValidationError
 
 from medseg.errors import InputError, RunError, explained
 from medseg.files import Record, may_open
-from medseg.imaging.dataset import Case, Dataset, case_digest, read_case_images, read_case_label
 from medseg.imaging.volume import LabelMap
 from medseg.preprocessing.axis import REACH, ROWS, cheapest_first
 from medseg.preprocessing.case_file import CaseFile, Part, read_case_file, write_case_file
 from medseg.preprocessing.prepare import Undo, prepare, prepare_labels
 from medseg.preprocessing.resample import ON_CPU, Resampler
 from medseg.preprocessing.settings import PreprocessingSettings
+
+if TYPE_CHECKING:
+    from medseg.imaging.dataset import Case, Dataset
 
 VERSION = 2
 FOREGROUND_VOXELS = 10_000  # a class; more would not change where patches are drawn
@@ -77,6 +81,8 @@ def prepare_case(job: CacheJob) -> CachedCase:
         InputError, GeometryError: the case cannot be read or its label does not fit.
         ResourceError: the disk is full, or a file of the case cannot be opened.
     """
+    from medseg.imaging.dataset import read_case_images, read_case_label  # whoever trains needs none of its libraries
+
     key = cache_key(job)
     stands = standing(job.folder, job.case.name)
     if stands is not None and stands.key == key:
@@ -88,7 +94,8 @@ def prepare_case(job: CacheJob) -> CachedCase:
     prepared = prepare([reading.volume for reading in readings], job.settings, job.resampler)
     del readings  # the scan as it was read is the largest array of all, and the label comes next
     labels = read_case_label(job.case, job.dataset, grid)
-    classes = prepare_labels(labels, prepared.undo, sorted(job.dataset.labels), job.resampler)
+    classes = prepare_labels(labels, prepared.undo, label_values(job.dataset), job.resampler)
+    ignored = None if job.dataset.ignore is None else len(job.dataset.labels) + 1
     record = CachedCase(
         version=VERSION,
         case=job.case.name,
@@ -101,7 +108,7 @@ def prepare_case(job: CacheJob) -> CachedCase:
     parts = {
         "image": Part(prepared.image_CXYZ, stored_as(prepared.image_CXYZ)),
         "classes": Part(classes, classes.dtype),
-        **{_LIST + name: Part(where, small) for name, where in foreground_voxels(classes, key).items()},
+        **{_LIST + name: Part(where, small) for name, where in foreground_voxels(classes, key, ignored).items()},
         **{name: Part(array, array.dtype) for name, array in runs_of(labels.array).items()},
     }
     write_case_file(case_path(job.folder, job.case.name), record.model_dump_json(), parts)
@@ -130,11 +137,18 @@ def case_path(folder: Path, case: str) -> Path:
 
 def cache_key(job: CacheJob) -> str:
     """A digest of all that the prepared case depends on: the case as it is read, and the settings."""
+    from medseg.imaging.dataset import case_digest
+
     if job.case.label is None:
         raise InputError("has no label map", job.case.name)
     content = job.content or case_digest(job.case, job.dataset)
-    told = json.dumps([VERSION, job.settings.model_dump(), sorted(job.dataset.labels), content], sort_keys=True)
+    told = json.dumps([VERSION, job.settings.model_dump(), label_values(job.dataset), content], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def label_values(dataset: Dataset) -> list[int]:
+    """The label value of each class but 0: structures, and last the value to ignore, where there is one."""
+    return [*sorted(dataset.labels), *([] if dataset.ignore is None else [dataset.ignore])]
 
 
 def settings_digest(settings: PreprocessingSettings) -> str:
@@ -178,13 +192,23 @@ def stored_as(image: npt.NDArray[np.float32]) -> np.dtype[Any]:
     return np.dtype(np.float16)
 
 
-def foreground_voxels(classes: Classes, key: str) -> dict[str, npt.NDArray[np.int64]]:
+def foreground_voxels(classes: Classes, key: str, ignored: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
     """For each class but 0 up to 10000 flat indices of its voxels, sorted, drawn by a seed that the key gives.
 
     Drawn by their number within the class, then looked up in pieces: time and memory do not grow with the classes.
+    With a class of voxels to be ignored, 0 lists voxels of all others together, and that class has no list.
     """
     rng = np.random.default_rng(int(key[:16], 16))
     flat = np.ascontiguousarray(classes).reshape(-1)
+    found = _drawn_by_class(flat, rng)
+    if ignored is not None:
+        found.pop(str(ignored), None)
+        labelled = _drawn_by_class((flat != ignored).view(np.uint8), rng)
+        found |= {"0": labelled["1"]} if labelled else {}
+    return found
+
+
+def _drawn_by_class(flat: Classes, rng: np.random.Generator) -> dict[str, npt.NDArray[np.int64]]:
     pieces = [(start, flat[start : start + _PIECE]) for start in range(0, flat.size, _PIECE)]
     bins = int(flat.max(initial=0)) + 1
     counts = [np.bincount(piece, minlength=bins) for _, piece in pieces]
@@ -229,7 +253,7 @@ def runs_of(labels: Classes) -> dict[str, npt.NDArray[Any]]:
     return {"reference.values": flat[starts], "reference.starts": small}
 
 
-def _from_runs(arrays: Mapping[str, npt.NDArray[Any]], shape: Sequence[int]) -> Classes:
+def from_runs(arrays: Mapping[str, npt.NDArray[Any]], shape: Sequence[int]) -> Classes:
     """The inverse of `runs_of`."""
     flat, starts = arrays["reference.values"], arrays.get("reference.starts")
     if starts is not None:
@@ -239,7 +263,11 @@ def _from_runs(arrays: Mapping[str, npt.NDArray[Any]], shape: Sequence[int]) -> 
 
 @dataclass(frozen=True, eq=False)
 class LoadedCase:
-    """A prepared case: image (C, X, Y, Z) and classes (X, Y, Z), mapped from disk, and where classes lie."""
+    """A prepared case: image (C, X, Y, Z) and classes (X, Y, Z), mapped from disk, and where classes lie.
+
+    foreground: flat indices of voxels of each class; with an ignore label 0 lists all that somebody labelled.
+    previous_XYZ: for the second stage of a cascade, the classes that the first stage found (see training/cascade.py).
+    """
 
     name: str
     image_CXYZ: npt.NDArray[Any]
@@ -247,6 +275,7 @@ class LoadedCase:
     foreground: dict[int, npt.NDArray[np.integer[Any]]]
     spacing_mm: tuple[float, float, float]
     undo: Undo
+    previous_XYZ: Classes | None = None
 
 
 def load_cases(folder: Path, names: Sequence[str], settings: PreprocessingSettings) -> tuple[LoadedCase, ...]:
@@ -286,4 +315,4 @@ def load_reference(folder: Path, case: LoadedCase, names: dict[int, str]) -> Lab
     found = _standing(folder, case.name)
     if found is None:
         raise RunError(f"case {case.name} is not prepared", folder, "run medseg plan again with the same options")
-    return LabelMap(_from_runs(found[1].arrays(), case.undo.shape), case.undo.grid, names)
+    return LabelMap(from_runs(found[1].arrays(), case.undo.shape), case.undo.grid, names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,21 @@ import numpy.typing as npt
 
 from medseg.errors import GeometryError
 from medseg.files import Record
-from medseg.imaging.dataset import check_channels
 from medseg.imaging.grid import Grid, Stored
-from medseg.imaging.volume import LabelMap, Volume
+from medseg.imaging.volume import LabelMap, Volume, check_channels
 from medseg.preprocessing.crop import Box, crop_box, slices
 from medseg.preprocessing.intensity import normalised, outline
 from medseg.preprocessing.orientation import Turn, turn_to_ras, turned, turned_back, turned_numbers
-from medseg.preprocessing.resample import LINEAR, ON_CPU, Order, Orders, Resampler, Shape, argmax_resampled
+from medseg.preprocessing.resample import (
+    LINEAR,
+    ON_CPU,
+    Order,
+    Orders,
+    Resampler,
+    Shape,
+    argmax_resampled,
+    painted_resampled,
+)
 from medseg.preprocessing.settings import PreprocessingSettings
 
 Classes = npt.NDArray[np.unsignedinteger[Any]]
@@ -134,10 +142,23 @@ def _looked_up(array: npt.NDArray[Any], table: Classes) -> Classes:
     return out
 
 
-def restore(logits_LXYZ: npt.NDArray[np.float32], undo: Undo, values: Sequence[int], names: dict[int, str]) -> LabelMap:
-    """Logits on the network's grid to labels on the scan's own: interpolate linearly, arg-max, paste, turn back."""
-    winner = argmax_resampled(iter(logits_LXYZ), undo.cropped_shape, LINEAR)
+def restore(
+    logits_LXYZ: Iterable[npt.NDArray[np.float32]], undo: Undo, values: Sequence[int], names: dict[int, str]
+) -> LabelMap:
+    """Logits on the network's grid to labels on the scan's own: interpolate linearly, arg-max, paste, turn back.
+
+    A map (X, Y, Z) a class: an array, or one after the other where they need not be held together.
+    """
+    winner = argmax_resampled(logits_LXYZ, undo.cropped_shape, LINEAR)
     return restore_classes(winner, undo, values, names)
+
+
+def restore_painted(
+    logits_LXYZ: Iterable[npt.NDArray[np.float32]], undo: Undo, values: Sequence[int], names: dict[int, str]
+) -> LabelMap:
+    """The same of outputs that may overlap: where a logit is above 0 its value is painted, over those before it."""
+    painted = painted_resampled(logits_LXYZ, undo.cropped_shape, LINEAR)
+    return restore_classes(painted, undo, values, names)
 
 
 def restore_classes(

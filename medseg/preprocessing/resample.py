@@ -24,6 +24,7 @@ __all__ = [
     "Resampler",
     "Shape",
     "argmax_resampled",
+    "painted_resampled",
     "resampled",
 ]
 
@@ -97,6 +98,14 @@ def argmax_resampled(scores: Iterable[Image], shape: Shape, orders: Orders = LIN
             winner[wins] = index
             best[wins] = here[wins]
     return winner
+
+
+def painted_resampled(scores: Iterable[Image], shape: Shape, orders: Orders = LINEAR) -> npt.NDArray[np.intp]:
+    """For score maps (X, Y, Z), one a region: one more than the last region whose score is above 0, or 0 if none is."""
+    found = np.zeros(shape, np.intp)
+    for index, score in enumerate(scores):
+        found[resampled(score, shape, orders) > 0] = index + 1
+    return found
 
 
 @dataclass(frozen=True)

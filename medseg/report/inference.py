@@ -15,4 +15,6 @@ def predictions_table(predictions: Predictions) -> Table:
     ]
     rows += [(f.case, *("-" for _ in names), "-", f"failed: {f.reason}") for f in predictions.failed]
     columns = ("case", *(f"{name} ml" for name in names), "s", "look at")
-    return Table(f"Predictions, {len(predictions.folds)} fold(s)", columns, tuple(rows), (predictions.notice,))
+    by = f"by {' + '.join(predictions.configurations)}"
+    remarks = (by, *(f"post-processing of {step}" for step in predictions.postprocessing), predictions.notice)
+    return Table(f"Predictions, {len(predictions.folds)} fold(s)", columns, tuple(rows), remarks)

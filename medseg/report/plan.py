@@ -78,7 +78,9 @@ def _volume(of: Volumes, cases: int) -> str:
 
 def _choices(plan: Plan, reasons: Sequence[Reason]) -> Iterator[tuple[str, str, str]]:
     """The reasons that matter to a reader, in the order of the work."""
-    for topic in (*SHOWN, "budget"):
+    parts = ("data",) if plan.regions or plan.ignore is not None else ()
+    asked = ("loss",) if (plan.request.loss, plan.request.class_weights) != ("dice_ce", "even") else ()
+    for topic in (*parts, *SHOWN, *asked, "budget"):
         found = [reason for reason in reasons if reason.topic.split(" of ")[0] == topic]
         if (topic == "slices" and plan.configuration.slice_axis is None) or (topic == "crop" and _keeps_all(found)):
             continue

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from medseg.compute import autocast, keep_freed_memory
-from medseg.networks.table import build_network
+from medseg.compute import keep_freed_memory, memory_gave_out
 from medseg.networks.topology import NetworkSettings
 from medseg.planning.cost import Measured
-from medseg.training.loop import CLIP_NORM, MOMENTUM
+from medseg.planning.plan import Schedule
+from medseg.training.loop import StepDone, fit, learner_of
 from medseg.training.losses import deep_loss
 
 STEPS = 3
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """A batch of nothing."""
+
+    image: Tensor
+    classes: Tensor
+    names: tuple[str, ...] = ()
 
 
 def measure_step(network: NetworkSettings, patch: tuple[int, ...], batch: int, device: torch.device) -> Measured | None:
@@ -32,7 +43,7 @@ def measure_step(network: NetworkSettings, patch: tuple[int, ...], batch: int, d
     try:
         seconds = _steps(network, patch, batch, device)
     except RuntimeError as error:
-        if not _memory_gave_out(error):
+        if not memory_gave_out(error):
             raise
         return None
     finally:
@@ -44,38 +55,39 @@ def measure_step(network: NetworkSettings, patch: tuple[int, ...], batch: int, d
 
 
 def _steps(network: NetworkSettings, patch: tuple[int, ...], batch: int, device: torch.device) -> float:
-    model = build_network(network).to(device).train()
-    optimiser = _optimiser(model, device)
+    """The loop's own steps, the network a new one each time; memory that gives out is an error."""
+    learner = learner_of(network, _schedule(batch, device), device)
+    learner.passes.may_split = False
     image = torch.zeros((batch, network.in_channels, *patch), device=device)
     image = image.contiguous(memory_format=torch.channels_last_3d if network.dims == 3 else torch.channels_last)
-    target = torch.zeros((batch, *patch), dtype=torch.int64, device=device)
-    times = []
-    for _ in range(STEPS + 1):
-        began = _spent(device)
-        with autocast(device):
-            logits = model(image)
-        loss = deep_loss(logits, target, batch_dice=False)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimiser.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(_spent(device) - began)
+    made_up = MadeUp(image, torch.zeros((batch, *patch), dtype=torch.uint8, device=device))
+    times, began = [], _spent(device)
+    for event in fit(
+        learner,
+        itertools.repeat(made_up),
+        lambda logits, classes: deep_loss(logits, classes, batch_dice=False),
+        lambda step: step / (STEPS + 1),
+        0,
+    ):
+        if isinstance(event, StepDone):
+            learner.settle()
+            times.append(_spent(device) - began)
+            began = _spent(device)
     return min(times[1:])
 
 
-def _optimiser(model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """What planning chooses for the device; its rate is zero, since nothing is to be learnt."""
-    if device.type == "cuda":
-        return torch.optim.SGD(model.parameters(), 0.0, MOMENTUM, nesterov=True)
-    return torch.optim.AdamW(model.parameters(), 0.0, fused=True)
-
-
-def _memory_gave_out(error: RuntimeError) -> bool:
-    """torch has an error of its own for its allocator; libraries below it, and the CPU's allocator, tell by words."""
-    words = "out of memory", "ALLOC_FAILED", "can't allocate memory"
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+def _schedule(batch: int, device: torch.device) -> Schedule:
+    """With the optimiser that planning chooses for the device."""
+    return Schedule(
+        batch=batch,
+        optimiser="sgd" if device.type == "cuda" else "adamw",
+        learning_rate=1e-9,
+        weight_decay=0.0,
+        warm_up_share=0.0,
+        foreground_share=0.0,
+        batch_dice=False,
+        mirror_axes=(),
+    )
 
 
 def _spent(device: torch.device) -> float:

@@ -1,8 +1,12 @@
-"""Patches from prepared cases: where they lie is drawn by a seed and the step, so a resumed run draws the same."""
+"""Batches from prepared cases: what is in them is drawn by a seed and the step, so a resumed run draws the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from medseg.errors import InputError
 from medseg.planning.plan import Configuration
 from medseg.preprocessing.cache import LoadedCase
-from medseg.training.augment import Draw, changed, draw, sampling_matrix
+from medseg.training.augment import Draw, change, draw, evenly, place_of
+from medseg.training.gather import Boxes, Size, gather, on_device, span_of
+from medseg.training.previous import changed, one_hot
+from medseg.training.sources import Placed, cut, room_for, sent
 
-Centre = tuple[int, int, int]
+VOXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**22}  # of patches that are read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +31,20 @@ class Pick:
     """One patch to be: the case's index, the patch's centre in voxels, and its augmentation."""
 
     case: int
-    centre: Centre
+    centre: Size
     augmentation: Draw
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images (B, C, X, Y[, Z]) float32, channels last, and classes (B, X, Y[, Z]) uint8, or int64 above 255 classes.
+
+    Both lie on the device of training; 2D drops the slice axis. names: of the cases.
+    """
+
+    image: Tensor
+    classes: Tensor
+    names: tuple[str, ...] = ()
 
 
 def pick_batch(
@@ -37,85 +56,184 @@ def pick_batch(
     """
     schedule = configuration.schedule
     forced_from = schedule.batch - round(schedule.batch * schedule.foreground_share)
-    picks = []
+    numbers, picks = evenly(rng), []
     for index in range(schedule.batch):
-        which = int(rng.integers(len(cases)))
-        case = cases[which]
-        centre = _foreground(case, rng) if index >= forced_from and case.foreground else None
-        if centre is None:
-            centre = _anywhere(case.classes_XYZ.shape, configuration.patch, rng)
-        how = draw(rng, configuration.slice_axis, schedule.mirror_axes) if augment else Draw()
-        picks.append(Pick(which, centre, how))
+        which = int(next(numbers) * len(cases))
+        centre = _centre(cases[which], configuration.patch, index >= forced_from, numbers)
+        picks.append(Pick(which, centre, draw(rng, configuration) if augment else Draw()))
     return picks
 
 
-def _foreground(case: LoadedCase, rng: np.random.Generator) -> Centre:
-    classes = sorted(case.foreground)
-    voxels = case.foreground[classes[int(rng.integers(len(classes)))]]
-    at = np.unravel_index(int(voxels[int(rng.integers(voxels.size))]), case.classes_XYZ.shape)
-    return int(at[0]), int(at[1]), int(at[2])
+def _centre(case: LoadedCase, patch: Size, forced: bool, numbers: Iterator[float]) -> Size:
+    """A voxel of a structure if `forced`; else anywhere, or where not all voxels are labelled, on one that is."""
+    structures = [case.foreground[k] for k in sorted(case.foreground) if k > 0]
+    if forced and structures:
+        return _voxel(structures[int(next(numbers) * len(structures))], case.classes_XYZ.shape, numbers)
+    if 0 in case.foreground:
+        return _voxel(case.foreground[0], case.classes_XYZ.shape, numbers)
+    return _anywhere(case.classes_XYZ.shape, patch, numbers)
 
 
-def _anywhere(shape: Sequence[int], patch: Sequence[int], rng: np.random.Generator) -> Centre:
+def _voxel(voxels: npt.NDArray[np.integer[Any]], shape: Sequence[int], numbers: Iterator[float]) -> Size:
+    x, y, z = np.unravel_index(int(voxels[int(next(numbers) * voxels.size)]), shape)
+    return int(x), int(y), int(z)
+
+
+def _anywhere(shape: Sequence[int], patch: Size, numbers: Iterator[float]) -> Size:
     """A centre for which the patch lies within the scan; along an axis shorter than the patch, the scan's middle."""
     x, y, z = (
-        int(rng.integers(p // 2, n - p + p // 2 + 1)) if n > p else n // 2 for n, p in zip(shape, patch, strict=True)
+        p // 2 + int(next(numbers) * (n - p + 1)) if n > p else n // 2 for n, p in zip(shape, patch, strict=True)
     )
     return x, y, z
 
 
-def make_batch(
-    cases: Sequence[LoadedCase], picks: Sequence[Pick], configuration: Configuration
-) -> tuple[Tensor, Tensor]:
-    """Images (B, C, X, Y[, Z]) float32 and classes (B, X, Y[, Z]) int64 of the picks; 2D drops the slice axis."""
-    pairs = [make_patch(cases[p.case], p, configuration) for p in picks]
-    image, classes = torch.stack([i for i, _ in pairs]), torch.stack([c for _, c in pairs])
-    if configuration.slice_axis is not None:
-        image, classes = image.squeeze(configuration.slice_axis + 2), classes.squeeze(configuration.slice_axis + 1)
-    return image, classes
+def make_batch(placed: Placed, picks: Sequence[Pick], configuration: Configuration) -> Batch:
+    """The batch of these picks."""
+    return _Making(placed, picks, configuration).filled().batch()
 
 
-def make_patch(case: LoadedCase, pick: Pick, configuration: Configuration) -> tuple[Tensor, Tensor]:
-    """One patch (C, X, Y, Z) and its classes (X, Y, Z), zero where it reaches beyond the scan."""
-    how = pick.augmentation
-    if how.moves:
-        image, classes = _moved(case, pick, configuration.patch)
-    else:
-        image = _cut(case.image_CXYZ, pick.centre, configuration.patch)
-        classes = _cut(case.classes_XYZ[None], pick.centre, configuration.patch)[0]
-    if how.mirror:
-        image = image.flip([axis + 1 for axis in how.mirror])
-        classes = classes.flip(list(how.mirror))
-    return changed(image, how), classes.long()
+def batches(
+    placed: Placed, configuration: Configuration, seed: tuple[int, ...], first_step: int, part: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
+    """Batches from `first_step` on, without end; each is drawn by the seed and its step alone.
+
+    Of every batch rank `part[0]` of `part[1]` gets its share. On a GPU the next batch is made while one is trained on.
+
+    Raises:
+        InputError: there are more ranks than patches in a batch.
+    """
+    (rank, ranks), n = part, configuration.schedule.batch
+    if ranks > n:
+        raise InputError(f"{ranks} GPUs cannot share batches of {n} patches", fix=f"give --gpus {n} or fewer")
+    mine = slice(rank * n // ranks, (rank + 1) * n // ranks)
+
+    def making(step: int) -> _Making:
+        rng = np.random.default_rng((*seed, step))
+        return _Making(
+            placed, pick_batch(placed.cases, configuration, rng, configuration.schedule.augment)[mine], configuration
+        )
+
+    if placed.device.type == "cuda":
+        side = torch.cuda.Stream(placed.device)  # type: ignore[no-untyped-call]
+        return _ahead(making, first_step, side)
+    return (making(step).filled().batch() for step in itertools.count(first_step))
 
 
-def _cut(array_CXYZ: npt.NDArray[Any], centre: Sequence[int], patch: Sequence[int]) -> Tensor:
-    """The box of size `patch` about `centre`, zero outside the array."""
-    start = [c - p // 2 for c, p in zip(centre, patch, strict=True)]
-    inside = [(max(s, 0), min(s + p, n)) for s, p, n in zip(start, patch, array_CXYZ.shape[1:], strict=True)]
-    found = array_CXYZ[(slice(None), *(slice(a, max(a, b)) for a, b in inside))]
-    cut = torch.from_numpy(np.array(found, dtype=np.float32 if found.dtype.kind == "f" else found.dtype))
-    pad = [
-        n for (a, b), s, p in zip(inside, start, patch, strict=True) for n in (min(max(a - s, 0), p), 0)
-    ]  # before; what is missing after follows from the patch's size
-    for axis, p in enumerate(patch):
-        pad[2 * axis + 1] = p - pad[2 * axis] - cut.shape[axis + 1]
-    return functional.pad(cut, [pad[k] for axis in (2, 1, 0) for k in (2 * axis, 2 * axis + 1)])
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Patches of a batch that are read together: their rows, where they lie, and the boxes that they are read from."""
+
+    rows: tuple[int, ...]
+    starts: tuple[Size, ...]
+    shape: Size
 
 
-def _moved(case: LoadedCase, pick: Pick, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The patch read along rotated and scaled axes: the image linearly, classes nearest, zero outside the scan."""
-    matrix = sampling_matrix(pick.augmentation, case.spacing_mm)
-    half = (np.array(patch) - 1) / 2
-    reach = np.abs(matrix) @ (half + 1)
-    wide = [2 * int(np.ceil(r)) + 3 for r in reach]
-    image = _cut(case.image_CXYZ, pick.centre, wide)
-    classes = _cut(case.classes_XYZ[None], pick.centre, wide)
-    axes = [torch.arange(p, dtype=torch.float32) - (p // 2) for p in patch]
-    offset = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) @ torch.tensor(matrix.T, dtype=torch.float32)
-    middle = torch.tensor([w // 2 for w in wide], dtype=torch.float32)
-    last = torch.tensor([max(w - 1, 1) for w in wide], dtype=torch.float32)
-    grid = ((offset + middle) / last * 2 - 1).flip(-1).unsqueeze(0)  # grid_sample counts the last axis first
-    moved = functional.grid_sample(image.unsqueeze(0), grid, mode="bilinear", align_corners=True)
-    nearest = functional.grid_sample(classes.float().unsqueeze(0), grid, mode="nearest", align_corners=True)
-    return moved[0], nearest[0, 0].round()
+class _Making:
+    """A batch on its way: drawn, then its boxes are read (by any thread), then it is put together on the device."""
+
+    def __init__(self, placed: Placed, picks: Sequence[Pick], configuration: Configuration) -> None:
+        self.placed, self.picks, self.configuration = placed, picks, configuration
+        patch = configuration.patch
+        self.places = [place_of(p.centre, p.augmentation, placed.cases[p.case].spacing_mm, patch) for p in picks]
+        self.groups = list(self._grouped())
+        self.boxes = [room_for(placed, len(g.rows), g.shape) for g in self.groups] if self._from_host else []
+
+    @property
+    def _from_host(self) -> bool:
+        return self.placed.tier != "device"
+
+    def _grouped(self) -> Iterator[_Group]:
+        """Crops that are mirrored alike; all others; each in groups that are not too large."""
+        patch, cases = self.configuration.patch, self.placed.cases
+        kinds: dict[tuple[int, ...] | None, list[int]] = {}
+        for row, where in enumerate(self.places):
+            kinds.setdefault(where.mirror if where.matrix is None else None, []).append(row)
+        n = max(1, VOXELS_AT_ONCE[self.placed.device.type] // math.prod(patch))
+        for rows in kinds.values():
+            for few in (tuple(rows[k : k + n]) for k in range(0, len(rows), n)):
+                spans = [span_of(self.places[row], patch, cases[self.picks[row].case].classes_XYZ.shape) for row in few]
+                x, y, z = (max(span.shape[axis] for span in spans) for axis in range(3))
+                yield _Group(few, tuple(span.start for span in spans), (x, y, z))
+
+    def _cut(self, group: _Group, boxes: Boxes) -> Boxes:
+        for k, (row, start) in enumerate(zip(group.rows, group.starts, strict=True)):
+            cut(self.placed, self.picks[row].case, start, boxes, k)
+        return boxes
+
+    def filled(self) -> _Making:
+        """The same, once its boxes are copied from memory or disk."""
+        if self._from_host:
+            for group, boxes in zip(self.groups, self.boxes, strict=True):
+                self._cut(group, boxes)
+        return self
+
+    def batch(self) -> Batch:
+        """The batch on the device."""
+        made, draws = self.configuration, [pick.augmentation for pick in self.picks]
+        patches = self._gathered()
+        image, classes = patches.image, patches.classes
+        _change(image, draws, made)
+        if patches.previous is not None:
+            structures = made.network.in_channels - image.shape[1]
+            found = [changed(p, how.previous) for p, how in zip(patches.previous, draws, strict=True)]
+            image = torch.cat([image, torch.stack([one_hot(f, structures) for f in found])], dim=1)
+        if made.slice_axis is not None:
+            image, classes = image.squeeze(made.slice_axis + 2), classes.squeeze(made.slice_axis + 1)
+        layout = torch.channels_last_3d if image.ndim == 5 else torch.channels_last
+        last = torch.empty_like(image, memory_format=layout).copy_(image)  # `contiguous` leaves one channel as it is
+        names = tuple(self.placed.cases[pick.case].name for pick in self.picks)
+        return Batch(last, classes if classes.dtype == torch.uint8 else classes.long(), names)
+
+    def _gathered(self) -> Boxes:
+        """All patches, in the order of the picks."""
+        device, patch = self.placed.device, self.configuration.patch
+        found = []
+        for k, group in enumerate(self.groups):
+            if self._from_host:
+                boxes = sent(self.boxes[k], device)
+            else:
+                boxes = self._cut(group, room_for(self.placed, len(group.rows), group.shape))
+            found.append(gather(boxes, group.starts, [self.places[row] for row in group.rows], patch))
+        order = on_device(np.argsort([row for group in self.groups for row in group.rows]), device)
+        previous = [f.previous for f in found if f.previous is not None]
+        return Boxes(
+            torch.cat([f.image for f in found]).index_select(0, order),
+            torch.cat([f.classes for f in found]).index_select(0, order),
+            torch.cat(previous).index_select(0, order) if previous else None,
+        )
+
+
+def _change(image_BCXYZ: Tensor, draws: Sequence[Draw], configuration: Configuration) -> None:
+    """Change intensities; what lies outside the outline of a channel that was normalised within it stays zero."""
+    masked = [c for c, how in enumerate(configuration.preprocessing.channels) if how.nonzero_only]
+    outside = {c: image_BCXYZ[:, c] == 0 for c in masked}
+    change(image_BCXYZ, draws)
+    for c, where in outside.items():
+        image_BCXYZ[:, c].masked_fill_(where, 0)
+
+
+def _ahead(making: Callable[[int], _Making], first_step: int, side: torch.cuda.Stream | None) -> Iterator[Batch]:
+    """Each batch is put together on the stream `side` while the one before is trained on, and its boxes are read by a
+    thread during the step before that.
+    """
+
+    def put_together(made: _Making) -> tuple[Batch, torch.cuda.Event | None]:
+        with torch.cuda.stream(side) if side is not None else nullcontext():
+            batch = made.batch()
+            return batch, side.record_event() if side is not None else None
+
+    def read_of(step: int) -> Future[_Making]:
+        return reader.submit(making(step).filled)
+
+    if side is not None:
+        side.wait_stream(torch.cuda.current_stream(side.device))  # the cases must have arrived
+    with ThreadPoolExecutor(1) as reader:
+        ready, coming = put_together(read_of(first_step).result()), read_of(first_step + 1)
+        for step in itertools.count(first_step + 2):
+            (batch, done), ready, coming = ready, put_together(coming.result()), read_of(step)
+            if side is not None and done is not None:
+                current = torch.cuda.current_stream(side.device)
+                current.wait_event(done)
+                for tensor in (batch.image, batch.classes):
+                    tensor.record_stream(current)  # its memory was taken on another stream
+            yield batch

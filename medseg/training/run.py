@@ -3,42 +3,48 @@
 RUN/folds/<configuration>/K/
     checkpoint.safetensors   everything that going on needs; removed when the model stands
     events.jsonl             a line now and then: step, seconds, loss, rate, Dice
+    curves.png               the same, drawn
     validation/              labels, scores.csv, scores.json of the fold's validation cases
+    held_out/                the same labels, for what builds on cross-validation
     model.safetensors, model.json
+RUN/folds/<configuration>/crossvalidation/   scores of all folds' validation cases, once all folds are trained
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from medseg.compute import keep_freed_memory
-from medseg.errors import InputError, ResourceError, RunError
+from medseg.errors import InputError
 from medseg.evaluation.cohort import Scores
 from medseg.events import Event, Note
-from medseg.files import read_record, write_record
-from medseg.inference.model import ModelCard
-from medseg.planning.fingerprint import Fingerprint
-from medseg.planning.plan import Budget, Fold, Plan, Splits
-from medseg.planning.splits import split
-from medseg.training.fold import FoldJob, FoldTrained, train_fold
+from medseg.files import read_record
+from medseg.inference.model import ModelCard, run_plan
+from medseg.planning.plan import Budget, Name, Plan
+from medseg.training.crossvalidation import cases_of, cross_validate, use_folds
+from medseg.training.distributed import check_batch
+from medseg.training.fold import FoldTrained, train_fold
+from medseg.training.job import FoldJob, How, queue_of
+from medseg.training.launch import on_ranks, side_by_side
+from medseg.training.stopping import interruptible, terminable
+from medseg.training.transfer import starting_model
+
+__all__ = ["FoldTrained", "How", "Trained", "plan_for", "train", "use_folds"]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The end of training."""
+    """The end of training. crossvalidation: what all folds say together, where all are trained."""
 
     run: Path
     folds: tuple[FoldTrained, ...]
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """Cases that failed: none, since planning sets bad ones aside."""
-        return {}
+    crossvalidation: Scores | None = None
+    failed: dict[str, str] = field(default_factory=dict)  # folds, with the reason
 
 
 def train(
@@ -48,84 +54,89 @@ def train(
     device: torch.device,
     clock: Callable[[], float] = time.monotonic,
     started: float | None = None,
+    configuration: Name | None = None,
+    how: How = How(),  # noqa: B008 - frozen
+    gpus: int = 1,
 ) -> Iterator[Event | Trained]:
     """Train `folds` (numbers as text, or "all") of `run` one after another; finished ones are kept, begun ones go on.
 
-    The budget is the wall time of the whole command from `started` on, shared evenly by the folds still to train;
-    without one the plan's holds. The rate decays to zero as the budget is used up, so that training ends with it.
+    The budget is the wall time of the whole command from `started` on, shared evenly by the folds; without one the
+    plan's holds. Finished folds count with their share, begun ones with the time that they had. configuration: another
+    prepared one than the plan's choice. gpus: processes, on a GPU each; several folds are trained side by side, one is
+    trained by all of them.
 
     Raises:
         RunError: `run` is not a planned and prepared run, or a checkpoint belongs to another plan.
-        InputError: there is no such fold, or the budget ends before the first step.
+        InputError: there is no such fold or configuration, or the budget ends before the first step.
         ResourceError: memory or disk gave out.
     """
     began = clock() if started is None else started
-    plan, parts = _read(run)
+    plan = plan_for(run, configuration)
     budget = budget or plan.budget
+    how = replace(how, init=starting_model(run, plan, how.init))
     keep_freed_memory()
-    left = [f for f in folds if not (run / "folds" / plan.chosen / f / "model.json").is_file()]
-    done: list[FoldTrained] = []
-    for fold in folds:
-        seconds, now = budget.seconds, clock()
-        if seconds is not None and fold in left:
-            seconds = (seconds - (now - began)) / len(left[left.index(fold) :])
-        job = FoldJob(run, fold, plan, _fold_cases(parts, fold, run), seconds, budget.steps, device, clock, now)
-        if fold not in left:
-            yield Note(f"fold {fold} is trained already; delete {job.folder} to train it anew")
-            done.append(_finished(job))
-            continue
-        try:
-            for event in train_fold(job):
-                if isinstance(event, FoldTrained):
-                    done.append(event)
-                else:
-                    yield event
-        except torch.OutOfMemoryError:
-            raise ResourceError("the GPU's memory ran out", run, "plan again with a smaller --memory") from None
-    yield Trained(run, tuple(done))
+    jobs = [FoldJob(run, f, plan, cases_of(f, run), None, budget.steps, device, clock, began, how) for f in folds]
+    left = [job for job in jobs if not job.is_trained]
+    for job in jobs:
+        if job.is_trained:
+            yield Note(f"fold {job.fold} is trained already; delete {job.folder} to train it anew")
+    failed: dict[str, str] = {}
+    if gpus > 1 and len(jobs) > 1:
+        if gpus > len(jobs):
+            yield Note(f"{len(jobs)} of {gpus} GPUs are used, one for each fold")
+        side = min(gpus, len(jobs))
+        rounds = -(-len(jobs) // side)
+        queues = [queue_of(some, budget, began, rounds) for k in range(side) if (some := left[k::side])]
+        with interruptible():
+            yield from side_by_side(queues, failed)
+    else:
+        queue = queue_of(left, budget, began, len(jobs))
+        for k in range(len(left)):
+            yield from _one(queue.begun(k), gpus)
+    scores = cross_validate(run, plan.chosen) if len(jobs) > 1 and not failed else None
+    named = {f"fold {fold}": reason for fold, reason in failed.items()}
+    yield Trained(run, tuple(_finished(job) for job in jobs if job.is_trained), scores, named)
 
 
-def _read(run: Path) -> tuple[Plan, Splits]:
-    if not (run / "plan.json").is_file() or not (run / "splits.json").is_file():
-        raise RunError("is not a run of medseg: it holds no plan.json", run, "make one with medseg plan DATA -o RUN")
-    return read_record(run / "plan.json", Plan), read_record(run / "splits.json", Splits)
-
-
-def use_folds(run: Path, n: int) -> None:
-    """Split the run's cases into `n` folds instead, if no fold is trained yet.
+def check_gpus(gpus: int | None, device: torch.device) -> None:
+    """Make sure that this machine has so many.
 
     Raises:
-        RunError: folds of another split are trained or begun, or the user gave the folds.
-        InputError: there are fewer cases than folds.
+        InputError: it has not.
     """
-    plan, parts = _read(run)
-    if len(parts.folds) == n:
+    if gpus is not None and gpus < 1:
+        raise InputError(f"--gpus {gpus} trains nothing", fix="give at least 1")
+    if gpus is not None and device.type == "cuda" and gpus > torch.cuda.device_count():
+        raise InputError(f"--gpus {gpus}: torch sees {torch.cuda.device_count()} here", fix="give as many or fewer")
+
+
+def plan_for(run: Path, configuration: Name | None) -> Plan:
+    """The run's plan, with another configuration chosen where one is named.
+
+    Raises:
+        RunError: `run` is not a run.
+        InputError: the plan holds no such configuration.
+    """
+    plan = run_plan(run)
+    if configuration is None or configuration == plan.chosen:
+        return plan
+    if configuration not in plan.configurations:
+        known = ", ".join(plan.configurations)
+        raise InputError(f"the plan has no configuration {configuration}", run, f"give one of {known}")
+    return plan.model_copy(update={"chosen": configuration})
+
+
+def _one(job: FoldJob, gpus: int) -> Iterator[Event]:
+    """Train one fold, here or on several GPUs."""
+    if gpus > 1:
+        check_batch(job.plan.configuration.schedule.batch, gpus)
+        with interruptible():
+            yield from on_ranks(job, gpus)
         return
-    if parts.given:
-        raise RunError(f"has {len(parts.folds)} folds that were given", run, "leave --folds out, or plan without them")
-    if any((run / "folds").glob("*/*/*.safetensors")):
-        raise RunError(f"holds folds of a split into {len(parts.folds)}", run, "plan into a new folder")
-    fingerprint = read_record(run / "fingerprint.json", Fingerprint)
-    most = len({case.patient or case.case for case in fingerprint.cases})
-    if not 2 <= n <= most:
-        cases = f"{plan.cases} cases" + (f" of {most} patients" if most < plan.cases else "")
-        raise InputError(f"{cases} cannot be split into {n} folds", run, f"give 2 to {most}")
-    write_record(run / "splits.json", split(fingerprint, parts.seed, n))
-
-
-def _fold_cases(parts: Splits, fold: str, run: Path) -> Fold:
-    if fold == "all":
-        names = {n for f in parts.folds for n in (*f.train, *f.validation)}
-        if not names:
-            names = {c.case for c in read_record(run / "fingerprint.json", Fingerprint).cases}
-        return Fold(train=tuple(sorted(names)), validation=())
-    if fold not in map(str, range(len(parts.folds))):
-        known = f"0 to {len(parts.folds) - 1}, or all" if parts.folds else "all"
-        raise InputError(f"there is no fold {fold}", run, f"give {known}")
-    found = parts.folds[int(fold)]
-    if not found.train:
-        raise InputError(f"fold {fold} has no case to train on", run, "train another, or plan with other --splits")
-    return found
+    with terminable() as asked:
+        for event in train_fold(replace(job, asked_to_end=asked)):
+            if not isinstance(event, FoldTrained):
+                yield event
 
 
 def _finished(job: FoldJob) -> FoldTrained:

@@ -2,48 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from medseg.evaluation.case import StructureScore, score_case
-from medseg.imaging.nifti import write_labels
 from medseg.imaging.volume import LabelMap
-from medseg.inference.window import slide
-from medseg.planning.plan import Plan
-from medseg.preprocessing.cache import LoadedCase, load_reference
-from medseg.preprocessing.prepare import restore
+from medseg.inference.held_out import keep_held_out
+from medseg.inference.restoring import restore_logits
+from medseg.inference.window import network_input, slide
+from medseg.planning.plan import Plan, Region
+from medseg.preprocessing.cache import Classes, LoadedCase, load_reference
+
+Mask = npt.NDArray[np.bool_]
 
 
 def predict_prepared(network: nn.Module, case: LoadedCase, plan: Plan, device: torch.device) -> LabelMap:
     """Labels of a prepared case on its scan's own grid."""
-    image = np.asarray(case.image_CXYZ, dtype=np.float32)
+    image = network_input(case.image_CXYZ, case.previous_XYZ, plan.configuration.network.in_channels)
     logits_LXYZ = slide([network.eval()], image, plan.configuration, device)
-    return restore(logits_LXYZ, case.undo, plan.values, plan.names)
+    return restore_logits(logits_LXYZ, case.undo, plan)
 
 
 def validate_case(
     network: nn.Module, case: LoadedCase, plan: Plan, cache: Path, out: Path, device: torch.device
 ) -> tuple[StructureScore, ...]:
-    """Predict one case, write its labels to `out`, and score them."""
+    """Predict one case, write its labels to `out`, keep them for what builds on cross-validation, and score them."""
     labels = predict_prepared(network, case, plan, device)
-    write_labels(out / f"{case.name}.nii.gz", labels)
-    return score_case(case.name, load_reference(cache, case, plan.names), labels)
+    keep_held_out(out.parent, case.name, labels)
+    if can_write_labels():
+        from medseg.imaging.nifti import write_labels  # training itself does without nibabel
+
+        write_labels(out / f"{case.name}.nii.gz", labels)
+    return score_planned(case.name, load_reference(cache, case, plan.names), labels, plan)
+
+
+def can_write_labels() -> bool:
+    """True if nibabel is there: training and its scores do without it, and only then labels are not written."""
+    try:
+        import nibabel  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "nibabel":
+            raise
+        return False
+    return True
+
+
+def score_planned(
+    name: str, reference: LabelMap, prediction: LabelMap, plan: Plan, tolerance_mm: float = 1.0
+) -> tuple[StructureScore, ...]:
+    """Score what the plan's network finds: structures, or regions as wholes; without the voxels that nobody labelled.
+
+    Raises:
+        GeometryError: the two grids differ.
+    """
+    if plan.ignore is not None and reference.grid.shape == prediction.grid.shape:
+        counts = reference.array != plan.ignore
+        reference, prediction = _changed(reference, counts), _changed(prediction, counts)
+    if not plan.regions:
+        return score_case(name, reference, prediction, tolerance_mm)
+    rows: list[StructureScore] = []
+    for region in plan.regions:
+        ours, theirs = _whole(reference, region), _whole(prediction, region)
+        rows += score_case(name, ours, theirs, tolerance_mm)
+    return tuple(rows)
+
+
+def _changed(labels: LabelMap, counts: Mask) -> LabelMap:
+    """Nothing where a voxel does not count."""
+    return LabelMap(np.where(counts, labels.array, 0).astype(labels.array.dtype), labels.grid, labels.names)
+
+
+def _whole(labels: LabelMap, region: Region) -> LabelMap:
+    """All values of a region as one structure."""
+    return LabelMap(np.isin(labels.array, region.values).astype(np.uint8), labels.grid, {1: region.name})
 
 
 def quick_dice(network: nn.Module, cases: Sequence[LoadedCase], plan: Plan, device: torch.device) -> dict[str, float]:
-    """Dice of each structure over a few cases' voxels together, on the network's grid: a look, not a result."""
-    shared = np.zeros(len(plan.structures))
-    total = np.zeros(len(plan.structures))
+    """Dice of each structure, or region, over the voxels of a few cases together, on the network's grid: no result."""
+    names = [one.name for one in plan.regions] or [one.name for one in plan.structures]
+    shared, total = np.zeros(len(names)), np.zeros(len(names))
     for case in cases:
-        image = np.asarray(case.image_CXYZ, dtype=np.float32)
-        found = slide([network.eval()], image, plan.configuration, device).argmax(0)
-        for k in range(len(plan.structures)):
-            ours, theirs = found == k + 1, case.classes_XYZ == k + 1
+        image = network_input(case.image_CXYZ, case.previous_XYZ, plan.configuration.network.in_channels)
+        logits_LXYZ = slide([network.eval()], image, plan.configuration, device)
+        for k, (ours, theirs) in enumerate(_masks(logits_LXYZ, np.asarray(case.classes_XYZ), plan)):
             shared[k] += np.count_nonzero(ours & theirs)
             total[k] += np.count_nonzero(ours) + np.count_nonzero(theirs)
     network.train()
-    return {s.name: float(2 * a / b) if b else 0.0 for s, a, b in zip(plan.structures, shared, total, strict=True)}
+    return {name: float(2 * a / b) if b else 0.0 for name, a, b in zip(names, shared, total, strict=True)}
+
+
+def _masks(logits_LXYZ: npt.NDArray[np.float32], classes_XYZ: Classes, plan: Plan) -> Iterator[tuple[Mask, Mask]]:
+    """Where each structure, or region, is found and where it is, among voxels that somebody labelled."""
+    counts = classes_XYZ != len(plan.structures) + 1 if plan.ignore is not None else np.bool_(True)
+    if plan.regions:
+        for logit_XYZ, region in zip(logits_LXYZ, plan.regions, strict=True):
+            classes = [1 + plan.values.index(value) for value in region.values]
+            yield (logit_XYZ > 0) & counts, np.isin(classes_XYZ, classes)
+        return
+    likeliest = logits_LXYZ.argmax(0)
+    for k in range(1, len(plan.structures) + 1):
+        yield (likeliest == k) & counts, classes_XYZ == k

@@ -22,13 +22,14 @@ from medseg.planning.plan import Budget
 from medseg.training.run import train
 from tests.tiny import CPU, blobs, last, planned_run, untrained_run, write_case, write_dataset
 
-# the real command line, which saves a checkpoint at every step and computes on one thread
+# the real command line, which saves a checkpoint at every step, looks at no case until the end, and uses one thread
 COMMAND = """
 import sys
 from medseg import compute, parallel
 compute.available_cores = lambda: 1
-from medseg.training import fold
-fold.SAVE_EVERY_S = -1.0
+from medseg.training import course, looks
+course.SAVE_EVERY_S = -1.0
+looks.LOOKS = 1
 from medseg.cli.app import main
 main(sys.argv[1:])
 """
@@ -151,6 +152,44 @@ def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_goes_on(tmp_path
     assert "Traceback" not in err
     assert "goes on from step" in whole(*asked)
     assert (run / "folds/3d/0/model.json").is_file()
+
+
+def test_asked_to_end_it_saves_first(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    asked = ("train", run, "--steps", "60", "--device", "cpu")
+    code, err = stopped(signal.SIGTERM, some(run, "folds/3d/0/checkpoint.safetensors"), *asked)
+    assert code == 130
+    assert err.splitlines()[-1] == "medseg: interrupted; run the same command again to go on"
+
+
+def workers(run: Path) -> list[int]:
+    """Processes that were started for a run, beside the command itself."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace")
+            state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        if "medseg.pipeline.worker" in words and str(run) in words and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("which", [["--fold", "0"], ["--folds", "5"]])
+def test_training_in_several_processes_is_ended(tmp_path: Path, how: signal.Signals, which: list[str]) -> None:
+    run = planned_run(tmp_path)
+    asked = ("train", run, *which, "--budget", "600s", "--device", "cpu", "--gpus", "2")
+    code, err = stopped(how, some(run, "folds/3d/0/events.jsonl"), *asked)
+    assert code == (-how if how == signal.SIGKILL else 130)
+    assert "Traceback" not in err
+    until = time.monotonic() + 30
+    while workers(run) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not workers(run)
+    assert (run / "folds/3d/0/checkpoint.safetensors").is_file()
 
 
 @pytest.mark.slow

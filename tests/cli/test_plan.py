@@ -42,6 +42,20 @@ def test_folds_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "has 1 folds that were given; leave --folds out" in capsys.readouterr().err
 
 
+def test_a_loss_and_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_dataset(tmp_path / "data", n=3)
+    assert plan(data, tmp_path / "run", "--loss", "dice-focal", "--class-weights", "volume") == 0
+    made = read_record(tmp_path / "run" / "plan.json", Plan).configuration
+    assert (made.schedule.loss, len(made.schedule.class_weights)) == ("dice_focal", 3)
+    assert any("focal loss; weights background 1, liver 1, lesion" in reason.choice for reason in made.reasons)
+    capsys.readouterr()
+    assert plan(data, tmp_path / "other", "--loss", "best") == 2
+    assert "--loss best is no loss; give one of dice_ce, dice_focal" in capsys.readouterr().err
+    assert plan(data, tmp_path / "other", "--class-weights", "liver") == 2
+    assert "give even, volume, or names with numbers above 0" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_two_plans_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_dataset(tmp_path / "data", n=3)
     assert plan(data, tmp_path / "one", "--budget", "10steps") == 0

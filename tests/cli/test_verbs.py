@@ -61,6 +61,20 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, strictly(out)["folds"][0]["scores"]) == (0, None)
 
 
+def test_train_all_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = planned_run(tmp_path)
+    code, out, err = call(capsys, "train", run, "--folds", "2", "--steps", "1", "--device", "cpu", "--deterministic")
+    assert code == 0
+    assert "Cross-validation, 2 folds" in out
+    assert "with the 95 % interval of the mean" in out
+    assert (run / "folds/3d/1/curves.png").is_file()
+    code, out, err = call(capsys, "train", run, "--folds", "2", "--json")
+    said = strictly(out)
+    assert (code, [f["fold"] for f in said["folds"]], said["failed"]) == (0, ["0", "1"], {})
+    assert said["crossvalidation"] == json.loads((run / "folds/3d/crossvalidation/scores.json").read_text())
+    assert "is trained already" in err
+
+
 def test_infer_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, scans = trained_run(tmp_path), tmp_path / "data" / "images"
     out_folder, labels = tmp_path / "out", tmp_path / "data" / "labels"

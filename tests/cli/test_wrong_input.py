@@ -177,8 +177,9 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.Captur
         (["--budget", "soon"], "--budget soon is no budget; give a time such as"),
         (["--budget", "0min"], "--budget 0min is no budget"),
         (["--budget", ""], "is no budget"),
-        (["--dims", "4d"], "--dims 4d is no choice; give auto, 2d, 3d or lowres"),
-        (["--dims", "cascade"], "the second stage of a cascade cannot be trained yet; give 3d or lowres"),
+        (["--dims", "4d"], "--dims 4d is no choice; give auto, 2d, 3d, lowres or cascade"),
+        (["--also", "4d"], "--also 4d is no configuration; choose from 2d, 3d, lowres, cascade"),
+        (["--init", "/none"], "/none: is neither a trained fold nor a run of medseg; name a run folder"),
         (["--network", "vnet"], "--network vnet is no family of networks; give one of unet, resenc-m, resenc-l, "),
         (["--splits", "/none.json"], "/none.json: there is no such file"),
         (["--compare", "/none.json"], "/none.json: there is no such file"),
@@ -215,6 +216,11 @@ def test_spacing_of_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str], spa
         (["--budget", "9min", "--steps", "3"], "--budget and --steps cannot both be given"),
         (["--steps", "0"], "--steps 0 trains nothing; give at least 1"),
         (["--device", "gpu", "--folds", "3"], "--device gpu is no device"),
+        (["--configuration", "4d"], "--configuration 4d is no configuration; choose from 2d, 3d, lowres, cascade"),
+        (["--configuration", "2d"], "the plan has no configuration 2d; give one of 3d"),
+        (["--gpus", "0"], "--gpus 0 trains nothing; give at least 1"),
+        (["--gpus", "5", "--device", "cpu"], "a batch of 2 cannot be split over 5 GPUs; give 1 or 2"),
+        (["--init", "nowhere"], "nowhere: "),
     ],
 )
 def test_options_of_train(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str) -> None:

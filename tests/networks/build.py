@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from medseg.networks.table import NETWORKS
-from medseg.networks.topology import NetworkSettings
+from medseg.networks.topology import SUPERVISED, Kind, NetworkSettings
+from medseg.planning.architecture import network_for
+from medseg.planning.families import FAMILIES
 
 Stages = tuple[tuple[int, ...], ...]
 
@@ -27,7 +27,10 @@ _PATCHES: dict[str, list[tuple[int, ...]]] = {
 }
 
 
-def _settings(kind: Any, kernels: Stages, strides: Stages) -> NetworkSettings:
+LAYOUT_KEPT: tuple[Kind, ...] = ("unet", "resenc", "deeplab", "fcn")  # and levels as the spacing asks
+
+
+def _settings(kind: Kind, kernels: Stages, strides: Stages) -> NetworkSettings:
     stages = len(kernels)
     return NetworkSettings(
         kind=kind,
@@ -39,12 +42,22 @@ def _settings(kind: Any, kernels: Stages, strides: Stages) -> NetworkSettings:
         strides=strides,
         convs_encoder=(2,) * stages,
         convs_decoder=(1,) + (2,) * (stages - 2) if stages > 1 else (),
+        deep_supervision=kind in SUPERVISED,
     )
 
 
-SETTINGS = {
-    (name if kind == "unet" else f"{kind} {name}"): _settings(kind, *shape)
-    for kind in NETWORKS
-    for name, shape in _SHAPES.items()
-}
-PATCHES = {name: _PATCHES[name if name in _PATCHES else name.split(" ", 1)[1]] for name in SETTINGS}
+SETTINGS: dict[str, NetworkSettings] = {}
+PATCHES: dict[str, list[tuple[int, ...]]] = {}
+for kind in NETWORKS:
+    if kind in LAYOUT_KEPT:
+        for shape, made in _SHAPES.items():
+            name = shape if kind == "unet" else f"{kind} {shape}"
+            SETTINGS[name], PATCHES[name] = _settings(kind, *made), _PATCHES[shape]
+        continue
+    (family,) = (f for f in FAMILIES.values() if f.kind == kind)
+    for dims in (2, 3):
+        settings, patch = network_for((1.0,) * dims, (1.0,) * dims, 2, 3, family, 8)
+        other = (patch[-1], *patch[1:-1], patch[0])
+        SETTINGS[f"{kind} {dims}d"] = settings
+        PATCHES[f"{kind} {dims}d"] = [patch] if settings.patch else [patch, other]
+FEW = {name: settings for name, settings in SETTINGS.items() if name in ("2d", "3d") or name[-3:] in (" 2d", " 3d")}

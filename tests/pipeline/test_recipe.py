@@ -9,8 +9,10 @@ import pytest
 
 from medseg.errors import InputError
 from medseg.files import read_record
+from medseg.inference.records import Selection
 from medseg.pipeline.recipe import Ran, StepBegins, read_recipe, run_recipe
 from medseg.planning.plan import Plan, Splits
+from medseg.training.run import Trained
 from tests.conftest import ROOT
 from tests.tiny import last, write_dataset
 
@@ -104,6 +106,41 @@ def test_data_that_are_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+CHOICE = """
+version: 1
+title: A choice
+data: data
+budget: 1steps
+device: cpu
+spacing: 2
+steps:
+  - plan: {also: [2d]}
+  - train: {folds: 2}
+  - train: {folds: 2, configuration: 2d}
+  - select: {}
+  - plan: {run: tuned, init: ../out/run}
+"""
+
+
+def test_a_recipe_chooses_among_configurations_and_fine_tunes(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", 4)
+    recipe = read_recipe(recipe_file(tmp_path, CHOICE))
+    plain = recipe.model_copy(update={"steps": recipe.steps[:4]})
+    events = list(run_recipe(plain, tmp_path / "out"))
+    assert [e.words for e in events if isinstance(e, StepBegins)] == [
+        "plan . -o run --also 2d",
+        "train run --folds 2",
+        "train run --folds 2 --configuration 2d",
+        "select run",
+    ]
+    chosen = read_record(tmp_path / "out/run/selected.json", Selection)
+    assert [one.members for one in chosen.candidates] == [("2d",), ("3d",), ("2d", "3d")]
+    tuned = recipe.model_copy(update={"steps": recipe.steps[4:], "spacing": "isotropic"})
+    events = list(run_recipe(tuned, tmp_path / "out"))
+    assert [e.words for e in events if isinstance(e, StepBegins)] == ["plan . -o tuned --init ../out/run"]
+    assert (tmp_path / "out/tuned/init/model.json").is_file()
+
+
 WHOLE = """
 version: 1
 title: Tiny, whole
@@ -139,7 +176,8 @@ def test_a_recipe_from_plan_to_scores_twice(tmp_path: Path) -> None:
     ]
     assert first.met
     assert first.failed == {}
-    assert [name for name, _ in first.scores] == ["validation of fold 0", "validation of fold 1", "scores"]
+    named = ["validation of fold 0", "validation of fold 1", "cross-validation", "scores"]
+    assert [name for name, _ in first.scores] == named
     assert len(read_record(tmp_path / "out/run/splits.json", Splits).folds) == 2
     said = json.loads((tmp_path / "out" / "outcome.json").read_text())
     assert [o["met"] for o in said["outcomes"]] == [True, True]
@@ -174,3 +212,25 @@ def test_a_recipe_may_name_the_network_and_the_folds(tmp_path: Path) -> None:
     assert read_record(tmp_path / "out/run/plan.json", Plan).configuration.network.kind == "resenc"
     assert read_record(tmp_path / "out/run/splits.json", Splits).folds[0].validation == ("case2",)
     assert read_recipe(recipe_file(tmp_path), ["network=resenc-l"]).network == "resenc-l"
+
+
+def test_all_that_training_can_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    def train(*given: Any, **named: Any) -> Any:
+        told.append((*given, named))
+        return iter([Trained(given[0], ())])
+
+    monkeypatch.setattr("medseg.pipeline.steps.train", train)
+    text = "{folds: 5, configuration: lowres, init: model, gpus: 2, deterministic: true, budget: 1h}"
+    recipe = read_recipe(recipe_file(tmp_path, PLAIN.replace("{plan: {}}", f"{{train: {text}}}, {{train: {{}}}}")))
+    words = [e.words for e in run_recipe(recipe, tmp_path / "out") if isinstance(e, StepBegins)]
+    assert words == [
+        "train run --folds 5 --configuration lowres --init model --gpus 2 --budget 1h --deterministic",
+        "train run",
+    ]
+    run, named = tmp_path / "out" / "run", told[0][-1]
+    assert told[0][:4] == (run, None, 5, "1h")
+    assert (named["configuration"], named["init"], named["gpus"]) == ("lowres", tmp_path / "model", 2)
+    assert named["deterministic"]
+    assert told[1][:4] == (run, None, None, "2steps")

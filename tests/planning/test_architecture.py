@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from medseg.networks.table import build_network
-from medseg.networks.topology import forward_macs
+from medseg.networks.work import activations, forward_macs
 from medseg.planning.architecture import (
     SMALLEST_MAP,
     Fitted,
     Refit,
-    activations,
     cascaded,
     divisors,
     fit,
@@ -101,7 +100,12 @@ def test_memory_is_the_values_that_convolutions_put_out(name):
         assert activations(network, patch) == values_put_out(build_network(network), torch.zeros(1, 1, *patch))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+AS_SPACED = [name for name, family in FAMILIES.items() if not family.widths]
+DEEP = [name for name in AS_SPACED if FAMILIES[name].deepest is None]
+FIXED = [name for name, family in FAMILIES.items() if family.widths]
+
+
+@pytest.mark.parametrize("name", AS_SPACED)
 @pytest.mark.parametrize("base", [8, 16, 32])
 def test_width_is_a_choice(name, base):
     network, patch = network_for((1, 1, 1), start_patch((1, 1, 1), (60, 70, 80), 32**3), 1, 3, FAMILIES[name], base)
@@ -109,6 +113,42 @@ def test_width_is_a_choice(name, base):
     assert network.features == (base, 2 * base, 4 * base, 8 * base)
     narrower = network_for((1, 1, 1), patch, 1, 3, FAMILIES[name], base // 2)[0]
     assert 3 < forward_macs(network, patch) / forward_macs(narrower, patch) < 4
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_networks_of_fixed_depth_halve_thick_slices_too(name):
+    family = FAMILIES[name]
+    levels, by = len(family.widths), 2 ** (len(family.widths) - 1)
+    for spacing, wanted in (((1, 1, 1), (50, 40, 33)), ((0.6, 0.6, 4), (100, 90, 20)), ((1, 1), (300, 200))):
+        dims = len(spacing)
+        network, patch = network_for(spacing, wanted, 2, 3, family, 16)
+        assert patch == tuple(math.ceil(n / by) * by for n in wanted)
+        assert network.strides == ((1,) * dims, *((2,) * dims,) * (levels - 1))
+        assert set(network.kernels) == {(3,) * dims}
+        assert network.features == tuple(16 * w for w in family.widths)
+        assert network.patch == (patch if name == "unetr" else ())
+        wider = network_for(spacing, wanted, 2, 3, family, 32)[0]
+        assert 2.2 < forward_macs(wider, patch) / forward_macs(network, patch) < 4
+
+
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("memory_gb", [1e-9, 2, 8])
+def test_no_norm_is_left_with_a_single_voxel(name, memory_gb):
+    family = FAMILIES[name]
+    by = 2 ** (len(family.widths) - 1)
+    for shape in ((9, 12, 10), (200, 160, 180), (40, 9)):
+        found = fit((1,) * len(shape), shape, 1, 2, 1e9, memory_gb, family)
+        assert all(n % by == 0 for n in found.patch)
+        assert sum(found.patch) > by * len(shape)
+        assert found.activations <= found.limit or sum(found.patch) == by * (len(shape) + 1)
+    assert network_for((1, 1, 1), (3, 5, 4), 1, 2, family)[1] == (by, 2 * by, by)  # the longest of what was asked
+
+
+def test_deeplab_stops_at_an_eighth():
+    network, patch = network_for((0.7, 0.7, 5), (256, 224, 20), 1, 3, FAMILIES["deeplab"])
+    assert network.strides == network_for((0.7, 0.7, 5), (256, 224, 20), 1, 3)[0].strides[:4]
+    assert patch == (256, 224, 20)
+    assert network.features == (32, 64, 128, 256)
 
 
 def test_a_start_patch_has_no_empty_axis():
@@ -179,7 +219,7 @@ def test_plans_of_any_data_set_hold_what_they_promise():
     coarser = 0
     for seen, rng in random_fingerprints(1000, seed=4):
         asked = str(rng.choice(["isotropic", "median"]))
-        family, memory = FAMILIES[str(rng.choice(list(FAMILIES)))], float(rng.choice([2, 8, 40]))
+        family, memory = FAMILIES[str(rng.choice(DEEP))], float(rng.choice([2, 8, 40]))
         spacing, _ = target_spacing(seen, asked)
         shape = exact_median_shape(seen, spacing)
         refit = refit_of(len(seen.cases), int(rng.integers(2, 60)), memory, family)
@@ -235,6 +275,6 @@ def test_fine_axes_are_coarsened_first():
 
 def test_the_cascade_reads_a_channel_more_for_each_foreground_class():
     full = fit((1, 1, 1), (64, 64, 64), 2, 5, 1e9, 8)
-    both = cascaded(full)
+    both = cascaded(full, full.network.classes - 1)
     assert both.network.in_channels == 2 + 4
     assert replace(both, network=full.network) == full

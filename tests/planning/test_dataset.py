@@ -379,19 +379,71 @@ def test_cases_of_an_interrupted_plan_are_not_mixed_with_those_of_the_one_before
         load_cases(run / "cache" / "3d", ["case0", "case1", "case2"], now.configuration.preprocessing)
 
 
-def test_an_ignore_label_is_refused_and_regions_are_told(tmp_path):
-    data = write_dataset(tmp_path / "data", n=3)
+def said_of(data, **more):
     said = json.loads((data / "dataset.json").read_text())
-    said["labels"] = {"background": 0, "whole": [1, 2], "lesion": 2}
-    (data / "dataset.json").write_text(json.dumps(said))
+    (data / "dataset.json").write_text(json.dumps(said | more))
+
+
+def test_regions_are_planned_where_their_order_is_given(tmp_path):
+    data = write_dataset(tmp_path / "data", n=3)
+    labels = {"background": 0, "whole": [1, 2], "lesion": 2}
+    said_of(data, labels=labels)
     planned, notes = plan(data, tmp_path / "run")
     assert planned.plan.names == {1: "rest of whole", 2: "lesion"}
-    assert any("regions (whole, lesion) are not trained as such" in note for note in notes)
-    said["labels"] |= {"ignore": 3}
-    (data / "dataset.json").write_text(json.dumps(said))
-    with pytest.raises(InputError, match="has an ignore label, which training does not support yet"):
-        plan(data, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    assert planned.plan.regions == ()
+    assert planned.plan.configuration.network.classes == 3
+    assert any("regions (whole, lesion) are not trained as such, since no regions_class_order" in n for n in notes)
+    said_of(data, regions_class_order=[1, 2])
+    planned, notes = plan(data, tmp_path / "run")  # of the same cases, but not the same plan
+    assert [region.name for region in planned.plan.regions] == ["whole", "lesion"]
+    assert planned.plan.configuration.network.classes == 2
+    assert not any("not trained" in note for note in notes)
+    (told,) = [reason for reason in planned.plan.reasons if reason.topic == "data"]
+    assert "2 regions (whole, lesion) out" in told.choice
+    assert plan(data, tmp_path / "run")[0].plan == planned.plan
+
+
+def test_a_structure_in_no_region_is_told_of(tmp_path):
+    data = write_dataset(tmp_path / "data", n=3)
+    labels = {"background": 0, "1": 1, "2": 2}
+    said_of(data, labels=labels, regions={"outer": [1, 2], "2": [2]}, regions_class_order=[1, 2])
+    assert not any("no region holds" in note for note in plan(data, tmp_path / "all")[1])
+    said_of(data, labels=labels | {"3": 3}, regions={"outer": [2, 3], "3": [3]}, regions_class_order=[2, 3])
+    assert any("no region holds them: 1" in note for note in plan(data, tmp_path / "part")[1])
+    said_of(data, labels=labels, regions={"outer": [1, 2], "2": [2]}, regions_class_order=[1, 1])
+    with pytest.raises(InputError, match="regions_class_order paints 2"):
+        plan(data, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_voxels_that_nobody_labelled_have_a_class_of_their_own(tmp_path):
+    data, run = write_dataset(tmp_path / "data", n=3), tmp_path / "run"
+    said_of(data, labels={"background": 0, "blob": 1, "ignore": 2})
+    planned, _ = plan(data, run)
+    assert (planned.plan.ignore, planned.plan.names) == (2, {1: "blob"})
+    assert planned.plan.configuration.network.classes == 2
+    (told,) = [reason for reason in planned.plan.reasons if reason.topic == "data"]
+    assert "value 2, which nobody labelled" in told.why
+    (case,) = load_cases(run / "cache" / "3d", ["case0"], planned.plan.configuration.preprocessing)
+    assert set(np.unique(case.classes_XYZ)) == {0, 1, 2}
+    assert set(case.foreground) == {0, 1}
+    assert set(case.classes_XYZ.reshape(-1)[case.foreground[0]]) == {0, 1}
+    said_of(data, labels={"background": 0, "blob": 1, "other": 2})
+    prepared, _ = plan(data, run)
+    assert prepared.plan.ignore is None
+    (case,) = load_cases(run / "cache" / "3d", ["case0"], prepared.plan.configuration.preprocessing)
+    assert set(case.foreground) == {1, 2}  # prepared anew
+
+
+def test_a_loss_and_weights_are_kept_in_every_configuration_and_told(tmp_path):
+    data = write_dataset(tmp_path / "data", n=3)
+    planned, _ = plan(data, tmp_path / "run", Request(loss="tversky", class_weights="lesion=4"))
+    for made in planned.plan.configurations.values():
+        assert (made.schedule.loss, made.schedule.class_weights) == ("tversky", (1, 1, 4))
+        (told,) = [reason for reason in made.reasons if reason.topic == "loss"]
+        assert told.choice == "Tversky of each patch + cross-entropy; weights background 1, liver 1, lesion 4"
+        assert told.numbers["weight of lesion"] == 4
+        assert "a missed voxel costs more" in told.why
 
 
 def test_cases_of_a_patient_are_never_in_both_parts(tmp_path):
@@ -572,7 +624,7 @@ def test_time_disk_and_memory_are_said_before_the_work(tmp_path):
     events = list(plan_dataset(write_dataset(tmp_path / "data", n=3), tmp_path / "run", Request(), MACHINE))
     look, prepare = (e.expect for e in events if isinstance(e, Stage))
     assert re.fullmatch(r"reading 3 cases, [\d.]+ MB, about 1 s on one core", look)
-    assert re.fullmatch(r"about 1 s on one core, [\d.]+ [MG]B of RAM a case, [\d.]+ [MG]B on disk", prepare)
+    assert re.fullmatch(r"for 3d: about 1 s on one core, [\d.]+ [MG]B of RAM a case, [\d.]+ [MG]B on disk", prepare)
 
 
 @pytest.mark.parametrize("channel", ["CT", "MR"])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from medseg.errors import InputError
-from medseg.networks.topology import NetworkSettings, forward_macs
+from medseg.networks.topology import NetworkSettings
+from medseg.networks.work import forward_macs
 from medseg.planning import decide as module
 from medseg.planning.architecture import divisors, padded, start_patch, topology
 from medseg.planning.cost import PROCESS_BYTES, Machine, Measured, training_bytes
@@ -18,7 +19,7 @@ from medseg.planning.decide import Decided, decide
 from medseg.planning.families import FAMILIES
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint
 from medseg.planning.fingerprint import Structure as Seen
-from medseg.planning.plan import Budget, Reason, Request, Structure
+from medseg.planning.plan import Budget, Reason, Region, Request, Structure
 from tests.planning.build import alike, looked_at, sketch
 
 LIVER = (Structure(value=1, name="liver"),)
@@ -213,7 +214,7 @@ def test_the_2d_batch_counts_all_slices_of_the_data_set():
 # --- low resolution and cascade --------------------------------------------------------------------------------------
 
 
-def test_large_scans_have_a_low_resolution_and_a_cascade_that_is_never_chosen():
+def test_large_scans_have_a_low_resolution_and_a_cascade_that_is_chosen_where_asked_for():
     made = decided(Request(device="cuda", memory_gb=8), alike(**CT))
     assert set(made.configurations) == {"2d", "3d", "3d_lowres", "3d_cascade"}
     assert made.chosen == "3d"
@@ -224,14 +225,33 @@ def test_large_scans_have_a_low_resolution_and_a_cascade_that_is_never_chosen():
     assert cascade.patch == full.patch
     assert cascade.network == full.network.model_copy(update={"in_channels": 2})
     assert cascade.preprocessing == full.preprocessing
-    (told_of,) = [a for a in made.alternatives if a.what == "3D cascade"]
-    assert told_of.why_not == "its second stage cannot be trained yet"
+    (told_of,) = [a for a in made.alternatives if a.what == "--dims cascade"]
+    assert told_of.why_not.startswith("it learns from held-out predictions at low resolution")
+    asked = decided(Request(device="cuda", memory_gb=8, dims="cascade"), alike(**CT))
+    assert asked.chosen == "3d_cascade"
+    assert asked.configurations == made.configurations
+    assert {a.what for a in asked.alternatives} == {"--dims 2d", "--dims 3d", "--dims lowres"}
+
+
+def test_regions_have_an_output_each_and_a_cascade_reads_the_structures():
+    structures = tuple(Structure(value=v, name=f"s{v}") for v in (1, 2, 3))
+    regions = (Region(name="all", values=(1, 2, 3), value=1), Region(name="one", values=(3,), value=3))
+    asked = Request(device="cuda", memory_gb=8, class_weights="one=2", loss="iou")
+    made = decide(alike(**CT), structures, ("CT",), asked, told(), regions, ignore=9)
+    assert {one.network.classes for one in made.configurations.values()} == {2}
+    assert {one.schedule.class_weights for one in made.configurations.values()} == {(1.0, 2.0)}
+    full, cascade = (made.configurations[name].network for name in ("3d", "3d_cascade"))
+    assert cascade == full.model_copy(update={"in_channels": 1 + 3})
+    (loss,) = [r for r in made.configurations["3d"].reasons if r.topic == "loss"]
+    assert loss.choice == "intersection over union of the whole batch + cross-entropy; weights all 1, one 2"
 
 
 def test_small_scans_have_none():
     assert set(decided(Request(memory_gb=8)).configurations) == {"2d", "3d"}
     with pytest.raises(InputError, match=r"--dims lowres has no use: a patch holds 100 % of the median scan"):
         decided(Request(memory_gb=8, dims="lowres"))
+    with pytest.raises(InputError, match=r"--dims cascade has no use: .*; give 3d or auto"):
+        decided(Request(memory_gb=8, dims="cascade"))
 
 
 def test_low_resolution_may_be_asked_for():
@@ -304,7 +324,7 @@ def test_the_family_of_networks_is_taken(family):
     made = decided(Request(network=family, memory_gb=8), alike(shape=(200, 200, 200)))
     network = made.configurations["3d"].network
     assert network.kind == FAMILIES[family].kind
-    assert network.convs_encoder[:2] == ((2, 2) if family == "unet" else (1, 3))
+    assert network.convs_encoder[:2] == (FAMILIES[family].encoder * 2)[:2]
 
 
 def test_other_families_are_refused_by_name():
@@ -371,9 +391,9 @@ def test_many_times_the_work_are_told_in_plain_numbers():
 def test_what_is_not_chosen_is_told_with_its_cost():
     made = decided(Request(budget=Budget(seconds=600)), alike(**CT))
     by_what = {a.what: a for a in made.alternatives}
-    assert set(by_what) == {"--dims lowres", "3D cascade", "--dims 2d"}
+    assert set(by_what) == {"--dims lowres", "--dims cascade", "--dims 2d"}
     assert by_what["--dims 2d"].cost.endswith(" times the work for each scan, 1.2 GB to train")
-    assert by_what["3D cascade"].cost.startswith("3D cascade, 0.75 mm: as much work for each scan")
+    assert by_what["--dims cascade"].cost.startswith("3D cascade, 0.75 mm: as much work for each scan")
     assert "liver would have" in by_what["--dims lowres"].why_not
 
 

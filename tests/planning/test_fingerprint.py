@@ -12,7 +12,6 @@ from medseg.imaging.dataset import Case, find_dataset
 from medseg.imaging.grid import Grid
 from medseg.imaging.nifti import write_labels, write_volume
 from medseg.imaging.volume import LabelMap, Volume
-from medseg.planning import fingerprint as module
 from medseg.planning.fingerprint import (
     Fingerprint,
     FingerprintJob,
@@ -88,7 +87,7 @@ def test_an_unchanged_case_is_not_read_again(tmp_path, monkeypatch):
     (job,) = jobs(write_dataset(tmp_path / "data", n=1), tmp_path / "out")
     first = fingerprint_case(job)
     with monkeypatch.context() as blind:
-        blind.setattr(module, "read_case", lambda *_: pytest.fail("read again"))
+        blind.setattr("medseg.imaging.dataset.read_case", lambda *_: pytest.fail("read again"))
         assert fingerprint_case(job) == first
     write_case(tmp_path / "data", "case0", seed=5)
     assert fingerprint_case(job).key != first.key

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from medseg.errors import ResourceError
-from medseg.networks.topology import NetworkSettings, forward_macs
+from medseg.networks.topology import NetworkSettings
+from medseg.networks.work import activations, forward_macs
 from medseg.planning import fitting as module
-from medseg.planning.architecture import activations
 from medseg.planning.cost import GB, Machine, Measured, training_bytes
 from medseg.planning.families import FAMILIES, UNET, Family
 from medseg.planning.fitting import Fit, ForCpu, ForGpu, ForMemory, Question

@@ -137,6 +137,21 @@ def test_a_label_map_comes_back_from_its_runs(monkeypatch, order, piece, kind):
     assert cache.from_runs(runs, labels.shape).dtype == labels.dtype
 
 
+def test_voxels_that_nobody_labelled_are_in_no_list_and_all_others_in_one(monkeypatch):
+    classes = np.random.default_rng(0).integers(0, 4, (9, 8, 7)).astype(np.uint8)
+    found = foreground_voxels(classes, "ab" * 32, ignored=3)
+    assert set(found) == {"0", "1", "2"}
+    np.testing.assert_array_equal(found["0"], np.flatnonzero(classes != 3))
+    assert all((classes.reshape(-1)[found[k]] == int(k)).all() for k in ("1", "2"))
+    np.testing.assert_array_equal(found["1"], foreground_voxels(classes, "ab" * 32)["1"])
+    monkeypatch.setattr(cache, "FOREGROUND_VOXELS", 50)
+    few = foreground_voxels(classes, "ab" * 32, ignored=3)
+    assert [few[k].size for k in ("0", "1", "2")] == [50, 50, 50]
+    assert set(classes.reshape(-1)[few["0"]]) == {0, 1, 2}
+    assert foreground_voxels(np.full((4, 4, 4), 3, np.uint8), "ab" * 32, ignored=3) == {}
+    assert set(foreground_voxels(np.zeros((4, 4, 4), np.uint8), "ab" * 32, ignored=3)) == {"0"}
+
+
 def test_a_case_without_structures_has_no_foreground(tmp_path):
     write_dataset(tmp_path / "data", n=1, shape=(12, 10, 8))
     write_case(tmp_path / "data", "case0", shape=(12, 10, 8), values=())
@@ -198,7 +213,8 @@ def test_interrupted_at_any_step_the_case_counts_as_not_prepared(tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(cache, at, interrupted)
+        home = "imaging.dataset" if at.startswith("read") else "preprocessing.cache"
+        killed.setattr(f"medseg.{home}.{at}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare_case(job)
     assert standing(job.folder, "case0") is None
@@ -278,7 +294,7 @@ def test_a_known_digest_of_the_content_spares_reading_the_files(tmp_path, monkey
         raise AssertionError("read")
 
     for name in ("case_digest", "read_case_images", "read_case_label"):
-        monkeypatch.setattr(cache, name, never)
+        monkeypatch.setattr(f"medseg.imaging.dataset.{name}", never)
     assert prepare_case(job) == first
     assert cache.cache_key(replace(job, content="told otherwise")) != first.key
     with pytest.raises(AssertionError, match="read"):

@@ -43,6 +43,16 @@ def test_a_plan_tells_data_choices_costs_and_what_was_not_chosen(name: str) -> N
     assert RESEARCH_USE in others.remarks[-1]
 
 
+def test_a_loss_regions_and_voxels_to_ignore_are_told_where_they_are_not_as_usual() -> None:
+    plan = PLANS["cpu"]
+    assert "\nloss|" not in cells(plan_tables(plan, LARGE, FOLDS)[0])
+    assert "\ndata|" not in cells(plan_tables(plan, LARGE, FOLDS)[0])
+    asked = plan.model_copy(update={"request": plan.request.model_copy(update={"loss": "tversky"}), "ignore": 5})
+    told = cells(plan_tables(asked, LARGE, FOLDS)[0])
+    assert "\nloss|Dice of each patch" in told
+    assert "\ndata|" in told
+
+
 def test_what_it_takes_stands_at_the_head() -> None:
     heads = {name: plan_tables(plan, LARGE, FOLDS)[0].title for name, plan in PLANS.items()}
     assert heads["cpu"] == "Plan for d: 10 min on a CPU, 1.5 GB of RAM, 9.4 GB on disk"

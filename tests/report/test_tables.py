@@ -7,10 +7,19 @@ import pytest
 
 from medseg.imaging.inspect import Inspected, Inspection
 from medseg.imaging.inspect import inspect as looking
-from medseg.inference.records import RESEARCH_USE, Prediction, Predictions, Unread
+from medseg.inference.records import (
+    RESEARCH_USE,
+    Candidate,
+    Cleaning,
+    Prediction,
+    Predictions,
+    Selection,
+    Unread,
+)
 from medseg.report.evaluation import scores_table
 from medseg.report.inference import predictions_table
 from medseg.report.inspection import inspection_table
+from medseg.report.selection import selection_table
 from medseg.report.table import Table, number
 from tests.pipeline.test_expect import scores
 from tests.tiny import write_dataset
@@ -76,7 +85,9 @@ def test_predictions_with_failures_and_warnings() -> None:
     table = predictions_table(
         Predictions(
             labels={"1": "liver", "2": "lesion"},
+            configurations=("3d", "2d"),
             folds=("0",),
+            postprocessing=("liver: holes are filled",),
             device="cpu",
             cases=(done,),
             failed=(Unread(case="b", reason="is cut"),),
@@ -84,7 +95,21 @@ def test_predictions_with_failures_and_warnings() -> None:
     )
     assert cells(table) == "a|12.35|-|1.2|is odd; is small\nb|-|-|-|failed: is cut"
     assert table.columns == ("case", "liver ml", "lesion ml", "s", "look at")
-    assert table.remarks == (RESEARCH_USE,)
+    assert table.remarks == ("by 3d + 2d", "post-processing of liver: holes are filled", RESEARCH_USE)
+
+
+def test_a_selection() -> None:
+    pair = Candidate(members=("2d", "3d"), dice=0.81234, structures={"liver": 0.9, "lesion": 0.72468})
+    one = Candidate(members=("3d",), dice=0.7, structures={"liver": 0.7})
+    step = Cleaning(kind="at_least", values=(1,), what="liver", ml=0.3)
+    made = Selection(members=("2d", "3d"), cleaning=(step,), cases=7, models="", candidates=(one, pair), cleaned=pair)
+    table = selection_table(made)
+    assert table.columns == ("configuration", "mean", "liver", "lesion")
+    assert cells(table) == (
+        "3d|0.7000|0.7000|-\n2d + 3d|0.8123|0.9000|0.7247\nchosen: 2d + 3d, cleaned|0.8123|0.9000|0.7247"
+    )
+    assert table.remarks[0].startswith("Dice over 7 cases")
+    assert table.remarks[1] == "post-processing of liver: components below 0.3 ml are removed"
 
 
 def test_inspection_of_labelled_cases_and_of_scans(tmp_path: Path) -> None:

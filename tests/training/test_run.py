@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +13,14 @@ import pytest
 import torch
 
 from medseg.errors import InputError, ResourceError, RunError
+from medseg.evaluation.cohort import Scores
 from medseg.events import Note, Stage
 from medseg.files import read_record, write_record
 from medseg.inference.model import ModelCard, load_model
-from medseg.planning.plan import Budget, Splits
-from medseg.training import fold as training
-from medseg.training.run import FoldTrained, Trained, train, use_folds
-from tests.tiny import CPU, last, planned_run
+from medseg.planning.plan import Budget, Plan, Splits
+from medseg.training import course, fold, looks
+from medseg.training.run import FoldTrained, Trained, check_gpus, train, use_folds
+from tests.tiny import CPU, configuration, last, planned_run
 
 
 class Clock:
@@ -41,7 +46,7 @@ def weights(run: Path, fold: str = "0") -> dict[str, torch.Tensor]:
 
 def killed_after(monkeypatch: pytest.MonkeyPatch, n: int) -> Callable[[], None]:
     """Let training die after `n` steps, each of which is saved; the function that is returned undoes it."""
-    fit = training.fit
+    fit = fold.fit
 
     def dying(*given: Any) -> Any:
         for done, step in enumerate(fit(*given)):
@@ -49,8 +54,8 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, n: int) -> Callable[[], None]:
             if done == n - 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "fit", dying)
-    monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(fold, "fit", dying)
+    monkeypatch.setattr(course, "SAVE_EVERY_S", -1.0)
     return monkeypatch.undo
 
 
@@ -64,6 +69,7 @@ def test_a_fold_is_trained_validated_and_saved(tmp_path: Path) -> None:
     assert set(card.dice) == {"1", "2"}
     assert {p.name for p in (run / "folds/3d/0").iterdir()} == {
         "events.jsonl",
+        "held_out",
         "model.json",
         "model.safetensors",
         "validation",
@@ -83,7 +89,7 @@ def test_the_plans_budget_holds_unless_another_is_given(tmp_path: Path) -> None:
     assert trained(run).folds[0].steps == 2
 
 
-@pytest.mark.parametrize("tick", [0.01, 0.1])
+@pytest.mark.parametrize("tick", [0.03, 0.1])
 def test_a_time_budget_ends_where_it_should(tmp_path: Path, tick: float) -> None:
     run = planned_run(tmp_path)
     clock = Clock(tick)
@@ -115,6 +121,103 @@ def test_a_time_budget_is_shared_by_the_folds(tmp_path: Path) -> None:
     folds = trained(run, ["0", "1", "2"], Budget(seconds=45.0), clock=clock, started=1000.0).folds
     assert 35 < clock.now - 1000 < 46
     assert max(f.seconds for f in folds) - min(f.seconds for f in folds) < 5
+
+
+def test_folds_that_were_begun_share_the_budget_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planned_run(tmp_path)
+    undo = killed_after(monkeypatch, 10)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, ["0", "1"], Budget(seconds=120.0), clock=Clock(0.3), started=1000.0)
+    undo()
+    clock = Clock(0.3)
+    folds = trained(run, ["0", "1"], Budget(seconds=120.0), clock=clock, started=1000.0).folds
+    assert [f.seconds for f in folds] == pytest.approx([60, 60], abs=6)
+    again = Clock(0.3)
+    three = trained(run, ["0", "1", "2"], Budget(seconds=180.0), clock=again, started=1000.0).folds
+    assert three[2].seconds == pytest.approx(60, abs=6)
+    assert again.now - 1000 < 63
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_a_machine_that_slows_down_still_ends_on_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    run, clock = planned_run(tmp_path), Clock(0.0)
+    fit, predict = fold.fit, looks.predict_prepared
+
+    def slower(*given: Any) -> Any:
+        for done in fit(*given):
+            clock.now += 0.25 if clock.now < 1000 + share * 60 else 0.75
+            yield done
+
+    def longer(*given: Any) -> Any:
+        clock.now += 0.25 if clock.now < 1002 else 1.0  # four times as long as it did on trial
+        return predict(*given)
+
+    monkeypatch.setattr(fold, "fit", slower)
+    monkeypatch.setattr(looks, "predict_prepared", longer)
+    monkeypatch.setattr("medseg.training.validate.predict_prepared", longer)
+    monkeypatch.setattr(looks, "MARGIN_S", 0.5)
+    (one,) = trained(run, budget=Budget(seconds=60.0), clock=clock, started=1000.0).folds
+    assert clock.now - 1000 == pytest.approx(60, abs=3)
+    lines = [json.loads(line) for line in (run / "folds/3d/0/events.jsonl").read_text().splitlines()]
+    fitted = [line["total_steps"] for line in lines if "steps fit" in line.get("note", "")]
+    assert fitted[0] > 1.2 * fitted[-1]
+    assert fitted[-1] == pytest.approx(one.steps, rel=0.05)
+    rates = [line["rate"] for line in lines]
+    assert rates[-2] < 0.3 * max(rates)
+
+
+def test_another_configuration_than_the_chosen_one(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    plan = read_record(run / "plan.json", Plan)
+    flat = configuration(dims=2).model_copy(update={"preprocessing": plan.configuration.preprocessing})
+    write_record(run / "plan.json", plan.model_copy(update={"configurations": {**plan.configurations, "2d": flat}}))
+    shutil.copytree(run / "cache/3d", run / "cache/2d")
+    (one,) = trained(run, budget=Budget(steps=1), configuration="2d").folds
+    assert one.folder == run / "folds/2d/0"
+    assert read_record(one.folder / "model.json", ModelCard).plan.chosen == "2d"
+    assert read_record(run / "plan.json", Plan).chosen == "3d"
+    with pytest.raises(InputError, match="the plan has no configuration 3d_lowres; give one of 3d, 2d"):
+        trained(run, configuration="3d_lowres")
+
+
+def test_all_folds_are_scored_together(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    use_folds(run, 2)
+    assert trained(run, ["0"], Budget(steps=1)).crossvalidation is None
+    assert not (run / "folds/3d/crossvalidation").exists()
+    done = trained(run, ["0", "1"], Budget(steps=1))
+    assert done.crossvalidation is not None
+    assert read_record(run / "folds/3d/crossvalidation/scores.json", Scores) == done.crossvalidation
+    assert [row.case for row in done.crossvalidation.scores if row.structure == "1"] == [f"case{k}" for k in range(6)]
+    by_fold = [row for one in done.folds if one.scores for row in one.scores.scores]
+    assert sorted(by_fold, key=str) == sorted(done.crossvalidation.scores, key=str)
+    assert trained(run, ["0", "1"]).crossvalidation == done.crossvalidation
+
+
+@pytest.mark.parametrize(("gpus", "words"), [(0, "--gpus 0 trains nothing"), (-1, "--gpus -1 trains nothing")])
+def test_gpus_that_are_none(gpus: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_gpus(gpus, CPU)
+    check_gpus(3, CPU)
+    with pytest.raises(InputError, match="torch sees 0 here; give as many or fewer"):
+        check_gpus(99, torch.device("cuda"))
+
+
+def test_a_batch_that_ranks_cannot_share(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    with pytest.raises(InputError, match="a batch of 2 cannot be split over 3 GPUs"):
+        trained(run, budget=Budget(steps=1), gpus=3)
+
+
+@pytest.mark.slow
+def test_three_minutes_end_within_nine_seconds(tmp_path: Path) -> None:
+    run = planned_run(tmp_path, n=20)
+    began = time.monotonic()
+    command = [sys.executable, "-m", "medseg", "train", str(run), "--budget", "3min", "--device", "cpu"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert time.monotonic() - began == pytest.approx(180, abs=9)
 
 
 def test_a_budget_of_steps_holds_for_each_fold(tmp_path: Path) -> None:
@@ -202,10 +305,12 @@ def test_killed_between_training_and_validation(tmp_path: Path, monkeypatch: pyt
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "validate_case", killed)
+    monkeypatch.setattr(looks, "LOOKS", 1)
+    monkeypatch.setattr(looks, "validate_case", killed)
     with pytest.raises(KeyboardInterrupt):
         trained(run, budget=Budget(steps=2))
     monkeypatch.undo()
+    assert (run / "folds/3d/0/checkpoint.safetensors").is_file()
     (fold,) = trained(run, budget=Budget(steps=2)).folds
     assert fold.steps == 2
     assert fold.scores is not None
@@ -249,5 +354,5 @@ def test_a_full_disk_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ResourceError, match="no space left"):
         trained(run)
     monkeypatch.undo()
-    assert not list((run / "folds").rglob("*.safetensors"))
+    assert not list((run / "folds").glob("*/*/*.safetensors"))
     assert trained(run).folds[0].steps == 2

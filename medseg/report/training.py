@@ -1,0 +1,122 @@
+"""A training as curves, and the cross-validation of its folds as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medseg.evaluation.cohort import Scores, StructureSummary
+from medseg.files import RESEARCH_USE, written_whole
+from medseg.report.table import Table, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+EVENTS, CURVES = "events.jsonl", "curves.png"
+MOST_STRUCTURES = 10  # with a curve and a name of their own; of more, the mean and the range are drawn
+DRAWS = 2000  # of the bootstrap
+CONFIDENCE = 0.95
+
+# name, heading, digits
+_COLUMNS = (("dice", "Dice", 3), ("hd95_mm", "HD95 mm", 2), ("nsd", "NSD", 3), ("boundary_f1", "BF1", 3))
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw what a fold's `events.jsonl` tells into its `curves.png`: loss, Dice of each structure and learning rate.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    from matplotlib.figure import Figure  # without pyplot, which would keep every figure; its canvas is Agg
+
+    lines = list(_lines(folder / EVENTS))
+    if not lines:
+        return
+    figure = Figure(figsize=(10, 7.5), dpi=100)
+    axes: Any = figure.subplots(3, 2, sharex="col", sharey="row")
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.07, top=0.94, hspace=0.08, wspace=0.05)
+    unit_s, unit = _unit(max(line["elapsed_s"] for line in lines))
+    for column, (key, per, name) in enumerate((("step", 1.0, "steps"), ("elapsed_s", unit_s, unit))):
+        _line(axes[0, column], lines, key, per, "loss")
+        _dice(axes[1, column], lines, key, per)
+        _line(axes[2, column], lines, key, per, "rate")
+        axes[2, column].set_xlabel(name)
+        for axis in axes[:, column]:
+            axis.grid(alpha=0.3)
+    for row, name in enumerate(("loss", "validation Dice", "learning rate")):
+        axes[row, 0].set_ylabel(name)
+    axes[1, 0].set_ylim(0, 1)
+    if axes[1, 1].lines:
+        axes[1, 1].legend(fontsize="small", loc="lower right")
+    figure.suptitle(f"{folder.parent.name}, fold {folder.name}. {RESEARCH_USE}", fontsize="small")
+    with written_whole(folder / CURVES) as beside:
+        figure.savefig(beside, format="png")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.is_file():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    return (3600.0, "hours") if seconds > 7200 else (60.0, "minutes") if seconds > 120 else (1.0, "seconds")
+
+
+def _line(axis: Axes, lines: Sequence[dict[str, Any]], key: str, per: float, value: str) -> None:
+    known = [line for line in lines if line[value] is not None]
+    axis.plot([line[key] / per for line in known], [line[value] for line in known], lw=1.2)
+
+
+def _dice(axis: Axes, lines: Sequence[dict[str, Any]], key: str, per: float) -> None:
+    known = [line for line in lines if line["dice"]]
+    names = list(dict.fromkeys(name for line in known for name in line["dice"]))
+    at = [line[key] / per for line in known]
+    values = {name: [line["dice"].get(name, np.nan) for line in known] for name in names}
+    if len(names) <= MOST_STRUCTURES:
+        for name in names:
+            axis.plot(at, values[name], marker="o", ms=3, lw=1.2, label=name)
+    else:
+        every = np.array([values[name] for name in names])
+        axis.plot(at, np.nanmean(every, axis=0), marker="o", ms=3, lw=1.2, label=f"mean of {len(names)} structures")
+        axis.fill_between(at, np.nanmin(every, axis=0), np.nanmax(every, axis=0), alpha=0.2, label="lowest to highest")
+
+
+def crossvalidation_table(scores: Scores, title: str = "Cross-validation") -> Table:
+    """Means over the cases of all folds, each case scored by the fold that held it out, with 95 % intervals."""
+    rows = [
+        (s.structure, str(s.n), *(_with_interval(scores, s, m, d) for m, _, d in _COLUMNS)) for s in scores.structures
+    ]
+    if len(scores.structures) > 1:
+        macro = [scores.mean_over_structures[metric] for metric, _, _ in _COLUMNS]
+        means = [m.mean if m.mean_penalised is None else m.mean_penalised for m in macro]
+        rows.append(("mean", "", *(number(mean, c[2]) for mean, c in zip(means, _COLUMNS, strict=True))))
+    remarks = (
+        "means over cases, each scored by the fold that held it out, with the 95 % interval of the mean (bootstrap "
+        f"over cases); NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm",
+        "missed or spurious structures score 0, and the image's diagonal as a distance",
+        scores.notice,
+    )
+    return Table(title, ("structure", "cases", *(name for _, name, _ in _COLUMNS)), tuple(rows), remarks)
+
+
+def _with_interval(scores: Scores, summary: StructureSummary, metric: str, digits: int) -> str:
+    present = [row for row in scores.scores if row.structure == summary.structure and row.status != "both_empty"]
+    values = [float(getattr(row, metric)) for row in present]
+    values = [
+        v if np.isfinite(v) else scores.diagonals_mm[row.case] for v, row in zip(values, present, strict=True)
+    ]  # as the summary's own penalised mean counts them
+    if not values:
+        return "-"
+    low, high = interval(values)
+    return f"{number(float(np.mean(values)), digits)} ({number(low, digits)} to {number(high, digits)})"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a mean: percentiles of the means of cases drawn with replacement; the same each time."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
+    low, high = np.quantile(np.asarray(values)[drawn].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)

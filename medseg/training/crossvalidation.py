@@ -1,0 +1,106 @@
+"""The folds of a run: which cases each has, how many there are, and what all of them say together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.errors import InputError, RunError
+from medseg.evaluation.case import StructureScore
+from medseg.evaluation.cohort import Scores, summarise, write_scores
+from medseg.files import output_folder, read_record, write_record
+from medseg.inference.model import run_plan
+from medseg.planning.fingerprint import Fingerprint
+from medseg.planning.plan import Fold, Name, Splits
+from medseg.planning.splits import split
+
+FOLDER = "crossvalidation"
+
+
+def read_splits(run: Path) -> Splits:
+    """The splits of a planned run.
+
+    Raises:
+        RunError: it is none.
+    """
+    if not (run / "splits.json").is_file():
+        raise RunError("is not a run of medseg: it holds no splits.json", run, "make one with medseg plan DATA -o RUN")
+    return read_record(run / "splits.json", Splits)
+
+
+def use_folds(run: Path, n: int) -> None:
+    """Split the run's cases into `n` folds instead, if no fold is trained yet.
+
+    Raises:
+        RunError: folds of another split are trained or begun, or the user gave the folds.
+        InputError: there are fewer cases than folds.
+    """
+    plan, parts = run_plan(run), read_splits(run)
+    if len(parts.folds) == n:
+        return
+    if parts.given:
+        raise RunError(f"has {len(parts.folds)} folds that were given", run, "leave --folds out, or plan without them")
+    if any((run / "folds").glob("*/*/*.safetensors")):
+        raise RunError(f"holds folds of a split into {len(parts.folds)}", run, "plan into a new folder")
+    fingerprint = read_record(run / "fingerprint.json", Fingerprint)
+    most = len({case.patient or case.case for case in fingerprint.cases})
+    if not 2 <= n <= most:
+        cases = f"{plan.cases} cases" + (f" of {most} patients" if most < plan.cases else "")
+        raise InputError(f"{cases} cannot be split into {n} folds", run, f"give 2 to {most}")
+    write_record(run / "splits.json", split(fingerprint, parts.seed, n))
+
+
+def cases_of(fold: str, run: Path) -> Fold:
+    """The cases of a fold, or of `all`.
+
+    Raises:
+        InputError: there is no such fold, or it has no case to train on.
+    """
+    parts = read_splits(run)
+    if fold == "all":
+        names = {n for f in parts.folds for n in (*f.train, *f.validation)}
+        if not names:
+            names = {c.case for c in read_record(run / "fingerprint.json", Fingerprint).cases}
+        return Fold(train=tuple(sorted(names)), validation=())
+    if fold not in map(str, range(len(parts.folds))):
+        known = f"0 to {len(parts.folds) - 1}, or all" if parts.folds else "all"
+        raise InputError(f"there is no fold {fold}", run, f"give {known}")
+    found = parts.folds[int(fold)]
+    if not found.train:
+        raise InputError(f"fold {fold} has no case to train on", run, "train another, or plan with other --splits")
+    return found
+
+
+def cross_validate(run: Path, configuration: Name) -> Scores | None:
+    """Scores of every case by the fold that held it out, written to RUN/folds/<configuration>/crossvalidation.
+
+    None unless all folds are trained and validated. A case that several folds hold out (given ones may) counts once, by
+    the first of them.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    folder = run / "folds" / configuration
+    parts = [_scores(folder / str(k)) for k in range(len(read_splits(run).folds))]
+    found = [scores for scores in parts if scores is not None]
+    if len(found) < len(parts) or len(found) < 2:
+        return None
+    rows, diagonals = _joined(found)
+    scores = summarise(rows, diagonals, found[0].tolerance_mm)
+    write_scores(output_folder(folder / FOLDER), scores)
+    return scores
+
+
+def _scores(fold: Path) -> Scores | None:
+    """Of a finished fold."""
+    path = fold / "validation" / "scores.json"
+    return read_record(path, Scores) if path.is_file() and (fold / "model.json").is_file() else None
+
+
+def _joined(parts: Sequence[Scores]) -> tuple[list[StructureScore], dict[str, float]]:
+    rows: list[StructureScore] = []
+    diagonals: dict[str, float] = {}
+    for part in parts:
+        rows += [row for row in part.scores if row.case not in diagonals]
+        diagonals = {**part.diagonals_mm, **diagonals}
+    return sorted(rows, key=lambda row: row.case), diagonals

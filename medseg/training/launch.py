@@ -1,0 +1,262 @@
+"""Training in other processes: the ranks of one fold by torchrun, or several folds side by side.
+
+They tell their events as lines (see wire.py), and end when this process does, however it ends: each holds the other end
+of a pipe that closes with it. What torchrun needs to survive a killed rank was measured: a store of its own for each
+start, no restarts by torchrun itself, and a loop around it that starts it again from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import IO
+
+from medseg.errors import MedsegError, ResourceError
+from medseg.events import Advanced, Event, Note, Stage
+from medseg.files import Record
+from medseg.planning.plan import Name
+from medseg.training.job import FoldJob, Queue
+from medseg.training.wire import heard
+
+Start = tuple[Sequence[str], Mapping[str, str]]  # a command, and what its environment has besides ours
+Said = queue.Queue[tuple[int, str | None]]
+
+WORKER = ("-m", "medseg.pipeline.worker")
+RELAUNCHES = 3
+GRACE_S = 10.0  # for a checkpoint, when training is to end early
+LEAVING_S = 3.0  # until processes that are done have ended
+LAST_LINES = 30  # of what a process said, kept for an error
+
+
+class WorkerJob(Record):
+    """What a process that trains (a rank of) one fold is told: when it must be done, or the number of steps.
+
+    ends_at: in seconds since 1970, by the clock that all processes share. processes: that share this machine's cores.
+    """
+
+    run: str
+    fold: str
+    configuration: Name
+    ends_at: float | None
+    steps: int | None
+    device: str
+    processes: int
+    deterministic: bool = False
+    init: str | None = None
+    tensorboard: bool = False
+
+
+def worker_job(job: FoldJob, processes: int) -> WorkerJob:
+    """The same for another process that starts now."""
+    return WorkerJob(
+        run=str(job.run),
+        fold=job.fold,
+        configuration=job.plan.chosen,
+        ends_at=None if job.ends is None else time.time() + job.ends - job.clock() - LEAVING_S,
+        steps=job.steps,
+        device=job.device.type,
+        processes=processes,
+        deterministic=job.how.deterministic,
+        init=None if job.how.init is None else str(job.how.init),
+        tensorboard=job.how.tensorboard,
+    )
+
+
+class Worker:
+    """A running process: what it tells goes to `told` with its number, and None at its end."""
+
+    def __init__(
+        self,
+        number: int,
+        start: Start,
+        told: Said,
+    ) -> None:
+        command, environment = start
+        self.last: deque[str] = deque(maxlen=LAST_LINES)
+        self._process = subprocess.Popen(  # noqa: S603 - this very program
+            list(command),
+            stdin=subprocess.PIPE,  # never written to: it closes when we end
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **environment},
+            start_new_session=True,  # a Ctrl-C is ours to answer
+        )
+        self._errors = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
+        self._errors.start()
+        threading.Thread(target=self._relay, args=(self._process.stdout, number, told), daemon=True).start()
+
+    def _listen(self, stream: IO[str]) -> None:
+        with stream:
+            for line in stream:
+                self.last.append(line.rstrip())
+
+    def _relay(self, stream: IO[str], number: int, told: Said) -> None:
+        with stream:
+            for line in stream:
+                told.put((number, line))
+        self._errors.join()
+        self._process.wait()
+        told.put((number, None))
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self._process.poll()
+
+    def end(self) -> None:
+        """Ask it to end, and soon kill it; all that it started ends with it."""
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
+        with suppress(OSError):
+            if self._process.stdin:
+                self._process.stdin.close()
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+
+
+def torchrun(ranks: int, job: WorkerJob) -> Start:
+    """How a fold is trained on `ranks` devices of this machine."""
+    command = (
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(ranks)),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-id", secrets.token_hex(8)),
+        *("--local-addr", "127.0.0.1", "--max-restarts", "0", *WORKER, job.model_dump_json()),
+    )
+    return command, {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def on_one(device: int, job: WorkerJob) -> Start:
+    """How a fold is trained on the device of this number alone."""
+    environment = {}
+    if job.device == "cuda":
+        seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        environment["CUDA_VISIBLE_DEVICES"] = seen[device] if seen else str(device)
+    return (sys.executable, *WORKER, job.model_dump_json()), environment
+
+
+def on_ranks(job: FoldJob, ranks: int, start: Callable[[int, WorkerJob], Start] = torchrun) -> Iterator[Event]:
+    """Train one fold on several devices; where it is killed, go on from its checkpoint, at most 3 times.
+
+    Raises:
+        MedsegError: what a process told as its error.
+        ResourceError: it was killed too often.
+    """
+    for launch in range(RELAUNCHES + 1):
+        said: Said = queue.Queue()
+        worker = Worker(0, start(ranks, worker_job(job, ranks)), said)
+        try:
+            yield from _events(said)
+        finally:
+            worker.end()
+        if job.is_trained:
+            return
+        if launch < RELAUNCHES:
+            told = f"a process of the training was killed: it starts again ({launch + 1} of at most {RELAUNCHES} times)"
+            yield Note(told, warning=True)
+    raise ResourceError(
+        f"the training was killed {RELAUNCHES + 1} times, at last with: {_reason(worker.last)}",
+        job.run,
+        "look at the memory of the machine, then run the same command again to go on",
+    )
+
+
+def _next(said: Said) -> tuple[int, str | None]:
+    """What is told next. Windows hears a Ctrl-C only between waits."""
+    while True:
+        with suppress(queue.Empty):
+            return said.get(timeout=0.5)
+
+
+def _events(said: Said) -> Iterator[Event]:
+    """What one worker tells until its end, or the error that it tells, raised."""
+    error: MedsegError | None = None
+    while (line := _next(said)[1]) is not None:
+        event = heard(line)
+        if isinstance(event, MedsegError):
+            error = error or event
+        elif event is not None:
+            yield event
+    if error is not None:
+        raise error
+
+
+def _reason(last: Sequence[str]) -> str:
+    """The last line that says something."""
+    return next((line.strip() for line in reversed(last) if line.strip()), "nothing was said")
+
+
+def side_by_side(
+    queues: Sequence[Queue], failed: dict[str, str], start: Callable[[int, WorkerJob], Start] = on_one
+) -> Iterator[Event]:
+    """Train the folds of each queue one after another, the queues beside each other, one on each device.
+
+    A fold that fails is put into `failed` with its reason; the others go on.
+    """
+    said: Said = queue.Queue()
+    begun = [0] * len(queues)
+    running: dict[int, tuple[str, Worker]] = {}
+    done = {job.fold: 0.0 for one in queues for job in one.jobs}
+    errors: dict[str, str] = {}
+
+    def begin_next(device: int) -> None:
+        if begun[device] < len(queues[device].jobs):
+            job = queues[device].begun(begun[device])
+            begun[device] += 1
+            running[device] = job.fold, Worker(device, start(device, worker_job(job, len(queues))), said)
+
+    if not queues:
+        return
+    yield Stage(f"train folds {', '.join(sorted(done))}", 100 * len(done), f"side by side, {len(queues)} at a time")
+    try:
+        for device in range(len(queues)):
+            begin_next(device)
+        while running:
+            device, line = _next(said)
+            fold, worker = running[device]
+            if line is not None:
+                yield from _forwarded(line, fold, done, errors)
+                continue
+            del running[device]
+            worker.end()
+            if worker.code != 0:
+                failed[fold] = errors.get(fold) or f"its process ended with {worker.code}: {_reason(worker.last)}"
+                yield Note(f"fold {fold} failed: {failed[fold]}", warning=True)
+            done[fold] = 100.0
+            yield Advanced(sum(done.values()), f"fold {fold} {'failed' if fold in failed else 'is trained'}")
+            begin_next(device)
+    finally:
+        enders = [threading.Thread(target=worker.end) for _, worker in running.values()]
+        for ender in enders:
+            ender.start()
+        for ender in enders:
+            ender.join()
+
+
+def _forwarded(line: str, fold: str, done: dict[str, float], errors: dict[str, str]) -> Iterator[Event]:
+    """An event of one fold as one of all: a stage becomes a note, and progress is that of all folds together."""
+    match heard(line):
+        case MedsegError() as error:
+            errors[fold] = str(error)
+        case Stage(name, _, expect):
+            yield Note(f"{name}: {expect}")
+        case Note(text, warning):
+            yield Note(text if f"fold {fold}" in text else f"fold {fold}: {text}", warning)
+        case Advanced(share, what) if what.startswith("step "):
+            done[fold] = max(done[fold], share)
+            yield Advanced(sum(done.values()), f"fold {fold}: {what}")
+        case _:
+            pass

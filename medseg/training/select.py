@@ -1,0 +1,204 @@
+"""Front door of `medseg select`: which trained configuration, or pair of them, is best, and what cleaning helps it.
+
+All are compared by Dice over the same cases, each predicted by networks that were not trained on it. A pair averages
+probabilities. Source of the rule: nnU-Net (Isensee et al. 2021).
+
+RUN/selected.json                                        the choice, which `medseg infer` uses
+    folds/<A>+<B>/<K>/held_out/<case>.safetensors        what a pair found in a case, so that a choice begun goes on
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from medseg.compute import describe
+from medseg.errors import RunError
+from medseg.events import Advanced, Event, Note, Stage
+from medseg.files import output_folder, read_record, write_record
+from medseg.imaging.volume import LabelMap
+from medseg.inference.averaging import Answer, labels_of
+from medseg.inference.held_out import keep_held_out, kept_key, read_held_out, validated_by, validation_folds
+from medseg.inference.model import ModelCard, load_model, run_plan
+from medseg.inference.predictor import SELECTED, weights_digest, with_stages
+from medseg.inference.records import Candidate, Selection
+from medseg.inference.window import network_input, slide
+from medseg.planning.plan import Name, Plan
+from medseg.preprocessing.cache import LoadedCase, load_cases, load_reference
+from medseg.training.cascade import with_previous
+from medseg.training.cleaning import Means, Targets, choose_cleaning, dice_of, mean, targets_of
+
+ORDER: tuple[Name, ...] = ("2d", "3d_lowres", "3d", "3d_cascade")  # of equally good ones the first is taken
+DIGITS = 4  # of Dice: what is alike in them is equally good
+
+Members = tuple[Name, ...]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The end of a choice."""
+
+    run: Path
+    selection: Selection
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Cases that failed: none."""
+        return {}
+
+
+def select(run: Path, device: torch.device) -> Iterator[Event | Selected]:
+    """Compare all trained configurations of `run` and every pair of them, choose the cleaning of the winner, keep both.
+
+    Raises:
+        RunError: nothing is trained, no case is held out in all configurations, or a case is not prepared any more.
+        ResourceError: the disk is full.
+    """
+    plan = run_plan(run)
+    held = {name: found for name in ORDER if name in plan.configurations and (found := validated_by(run, name))}
+    cases = _shared(run, held)
+    yield from _told(run, held, cases)
+    compared = [(name,) for name in held] + list(combinations(held, 2))
+    job = _Job(run, plan, held, cases, device)
+    dice: dict[Members, list[Means]] = {members: [] for members in compared}
+    expect = f"{len(cases)} held-out cases, {describe(device)}"
+    yield Stage("compare", len(cases), f"{len(compared)} candidate(s) on {expect}")
+    with TemporaryDirectory(prefix="medseg-") as scratch:
+        for done, case in enumerate(cases, 1):
+            pairs = [members for members in compared if len(members) > 1]
+            job.predict_pairs(case, pairs, Path(scratch))
+            reference = job.reference(case)
+            for members in compared:
+                labels = job.held_out(members, case, reference)
+                dice[members].append(dice_of(reference.array, labels.array, job.targets, plan.ignore))
+            yield Advanced(done, case)
+    candidates = [_candidate(members, of) for members, of in dice.items()]
+    best = max(candidates, key=lambda one: round(one.dice, DIGITS))
+
+    yield Stage("clean", 1, f"which post-processing helps {best.words}")
+    judged = choose_cleaning(lambda: job.pairs(best.members), job.targets, plan.ignore)
+    selection = Selection(
+        members=best.members,
+        cleaning=judged.steps,
+        cases=len(cases),
+        models=weights_digest(run, held),
+        candidates=tuple(candidates),
+        cleaned=Candidate(members=best.members, dice=mean(judged.dice), structures=judged.dice),
+    )
+    write_record(run / SELECTED, selection)
+    yield Advanced(1, f"{len(judged.steps)} step(s) help")
+    yield Selected(run, selection)
+
+
+def _shared(run: Path, held: Mapping[Name, Mapping[str, Path]]) -> list[str]:
+    """The cases that every configuration holds out, fold by fold, so that each network is loaded once."""
+    if not held:
+        raise RunError("no fold with validation cases is trained to its end", run, f"run medseg train {run.name}")
+    first, *others = held.values()
+    shared = [case for case in first if all(case in other for other in others)]
+    if not shared:
+        what = f"no case is held out in all of {', '.join(held)}: they were trained on different folds"
+        raise RunError(what, run, "train the same folds of each, best all of them (--folds 5)")
+    return sorted(shared, key=lambda case: (first[case].name, case))
+
+
+def _told(run: Path, held: Mapping[Name, Mapping[str, Path]], cases: Sequence[str]) -> Iterator[Note]:
+    """On what the comparison rests where that is not all cases of the cross-validation."""
+    for name, of in held.items():
+        folds = validation_folds(run, name)
+        untrained = [folder.name for folder, names in folds if names and names[0] not in of]
+        if untrained:
+            text = f"{name}: fold {', '.join(untrained)} is not trained; the {len(cases)} cases that all have count"
+            yield Note(text, warning=True)
+
+
+def _candidate(members: Members, dice: Sequence[Means]) -> Candidate:
+    by_structure: dict[str, list[float]] = {}
+    for of_case in dice:
+        for name, value in of_case.items():
+            by_structure.setdefault(name, []).append(value)
+    means = {name: float(np.mean(values)) for name, values in by_structure.items()}
+    return Candidate(members=members, dice=mean(means), structures=means)
+
+
+@dataclass
+class _Job:
+    """What is compared; the networks of one fold at a time are held, and one case's answers on disk."""
+
+    run: Path
+    plan: Plan
+    held: Mapping[Name, Mapping[str, Path]]
+    cases: Sequence[str]
+    device: torch.device
+    _loaded: dict[Path, torch.nn.Module] | None = None
+
+    @property
+    def targets(self) -> Targets:
+        """What is scored."""
+        return targets_of(self.plan)
+
+    def reference(self, case: str) -> LabelMap:
+        """The label map as it was given."""
+        name = next(iter(self.held))
+        loaded = self._prepared(name, case)
+        return load_reference(self._cache(name), loaded, self.plan.names)
+
+    def held_out(self, members: Members, case: str, reference: LabelMap) -> LabelMap:
+        """What the members found in a case that they were not trained on."""
+        return read_held_out(self._folder(members, case), case, reference.grid, self.plan.names)
+
+    def pairs(self, members: Members) -> Iterator[tuple[LabelMap, LabelMap]]:
+        """Reference and held-out prediction of every case."""
+        for case in self.cases:
+            reference = self.reference(case)
+            yield reference, self.held_out(members, case, reference)
+
+    def predict_pairs(self, case: str, pairs: Iterable[Members], scratch: Path) -> None:
+        """Keep what each pair finds in a case, unless that is done; every network predicts once."""
+        todo = [pair for pair in pairs if kept_key(self._folder(pair, case), case) != self._key(pair, case)]
+        names = [name for name in self.held if any(name in pair for pair in todo)]
+        answers = {name: self._answer(name, case, scratch / f"{name}.npy") for name in names}
+        for pair in todo:
+            labels = labels_of([answers[name] for name in pair], self.plan)
+            keep_held_out(output_folder(self._folder(pair, case)), case, labels, self._key(pair, case))
+
+    def _answer(self, name: Name, case: str, path: Path) -> Answer:
+        """A configuration's logits, on disk: several at a time may be more than memory holds."""
+        plan = self.plan.model_copy(update={"chosen": name})
+        (loaded,) = with_previous([self._prepared(name, case)], self.run, plan)
+        configuration = plan.configuration
+        image = network_input(loaded.image_CXYZ, loaded.previous_XYZ, configuration.network.in_channels)
+        logits = slide([self._network(self.held[name][case])], image, configuration, self.device)
+        np.save(path, logits)
+        return Answer(np.load(path, mmap_mode="r"), loaded.undo)
+
+    def _network(self, fold: Path) -> torch.nn.Module:
+        held = self._loaded or {}
+        if fold not in held:
+            held = {path: network for path, network in held.items() if path.name == fold.name}
+            held[fold] = load_model(fold, self.device).network
+            self._loaded = held
+        return held[fold]
+
+    def _prepared(self, name: Name, case: str) -> LoadedCase:
+        (found,) = load_cases(self._cache(name), [case], self.plan.configurations[name].preprocessing)
+        return found
+
+    def _cache(self, name: Name) -> Path:
+        return self.run / "cache" / self.plan.configurations[name].cache
+
+    def _folder(self, members: Members, case: str) -> Path:
+        fold = self.held[members[0]][case]
+        return fold if len(members) == 1 else self.run / "folds" / "+".join(members) / fold.name
+
+    def _key(self, members: Members, case: str) -> str:
+        stages = [name for name in with_stages(members, self.plan) if case in self.held.get(name, {})]
+        cards = (read_record(self.held[name][case] / "model.json", ModelCard) for name in stages)
+        return hashlib.sha256(" ".join(card.weights_sha256 for card in cards).encode()).hexdigest()

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg.errors import RunError
+from medseg.events import Note
+from medseg.imaging.grid import Grid
+from medseg.imaging.nifti import read_labels, write_volume
+from medseg.imaging.volume import Volume
+from medseg.inference.averaging import Answer, labels_of
+from medseg.inference.case import predict
+from medseg.inference.folder import Inferred, infer_folder
+from medseg.inference.postprocess import cleaned
+from medseg.inference.predictor import load_predictor
+from medseg.inference.records import Candidate, Cleaning, Selection
+from medseg.inference.window import network_input, slide
+from medseg.planning.plan import Name
+from medseg.preprocessing.prepare import prepare, prepare_labels
+from tests.tiny import CPU, blobs
+from tests.training.several import plan_for, run_of, train_fold
+
+FILL = Cleaning(kind="largest", values=(1,), what="1")
+
+
+def choose(run: Path, members: tuple[Name, ...], cleaning: tuple[Cleaning, ...] = ()) -> None:
+    one = Candidate(members=members, dice=0.5, structures={"1": 0.5})
+    made = Selection(members=members, cleaning=cleaning, cases=6, models="old", candidates=(one,), cleaned=one)
+    (run / "selected.json").write_text(made.model_dump_json())
+
+
+def scan(seed: int = 9) -> Volume:
+    return Volume(blobs(seed)[0], Grid((16, 16, 16), np.eye(4)))
+
+
+def run_with_folds(root: Path) -> Path:
+    run = run_of(root, ["3d", "2d", "3d_lowres", "3d_cascade"])
+    for name, folds in (("3d", 2), ("2d", 1), ("3d_lowres", 2), ("3d_cascade", 1)):
+        for fold in range(folds):
+            train_fold(run, name, fold)  # type: ignore[arg-type]
+    return run
+
+
+def answer(run: Path, name: Name, previous: Answer | None = None) -> Answer:
+    """What a configuration says of the scan, step by step."""
+    plan, models = plan_for(run, name), load_predictor(run, CPU).models[name]
+    prepared = prepare([scan()], plan.configuration.preprocessing)
+    before = None
+    if previous is not None:
+        before = prepare_labels(labels_of([previous], plan), prepared.undo, plan.values)
+    image = network_input(prepared.image_CXYZ, before, plan.configuration.network.in_channels)
+    return Answer(slide([m.network for m in models], image, plan.configuration, CPU), prepared.undo)
+
+
+def test_without_a_choice_the_planned_configuration_predicts(tmp_path: Path) -> None:
+    run = run_with_folds(tmp_path)
+    predictor = load_predictor(run, CPU)
+    assert (predictor.members, predictor.folds, predictor.told) == (("3d",), ("0", "1"), ())
+    found = predict(predictor, [scan()], CPU)
+    np.testing.assert_array_equal(found.array, labels_of([answer(run, "3d")], predictor.plan).array)
+
+
+def test_a_chosen_pair_predicts_and_is_cleaned(tmp_path: Path) -> None:
+    run = run_with_folds(tmp_path)
+    choose(run, ("2d", "3d"), (FILL,))
+    predictor = load_predictor(run, CPU)
+    assert predictor.folds == ("0", "1")
+    expected = labels_of([answer(run, "2d"), answer(run, "3d")], predictor.plan)
+    assert len(np.unique(expected.array)) > 1
+    found = predict(predictor, [scan()], CPU)
+    np.testing.assert_array_equal(found.array, cleaned(expected, [FILL]).array)
+    assert (found.array != expected.array).any()
+
+
+def test_a_cascade_reads_what_its_first_stage_found(tmp_path: Path) -> None:
+    run = run_with_folds(tmp_path)
+    choose(run, ("3d_cascade",))
+    predictor = load_predictor(run, CPU)
+    assert set(predictor.models) == {"3d_lowres", "3d_cascade"}
+    low = answer(run, "3d_lowres")
+    found = predict(predictor, [scan()], CPU)
+    second = answer(run, "3d_cascade", low)
+    np.testing.assert_array_equal(found.array, labels_of([second], predictor.plan).array)
+    nothing = Answer(np.stack([np.ones_like(low.logits_LXYZ[0])] + [np.zeros_like(low.logits_LXYZ[0])] * 2), low.undo)
+    assert (answer(run, "3d_cascade", nothing).logits_LXYZ != second.logits_LXYZ).any()
+    choose(run, ("3d_lowres", "3d_cascade"))
+    pair = predict(load_predictor(run, CPU), [scan()], CPU)
+    np.testing.assert_array_equal(pair.array, labels_of([low, second], predictor.plan).array)
+
+
+def test_a_folder_is_predicted_by_what_was_chosen_and_says_so(tmp_path: Path) -> None:
+    run, out = run_with_folds(tmp_path), tmp_path / "out"
+    write_volume(tmp_path / "scans" / "a.nii.gz", scan())
+
+    def infer() -> tuple[Inferred, list[str]]:
+        *events, last = infer_folder(run, tmp_path / "scans", out, CPU)
+        assert isinstance(last, Inferred)
+        return last, [e.text for e in events if isinstance(e, Note)]
+
+    before, notes = infer()
+    assert (before.skipped, notes) == (0, [])
+    assert (before.predictions.configurations, before.predictions.postprocessing) == (("3d",), ())
+    plain = read_labels(out / "a.nii.gz").array
+
+    choose(run, ("2d", "3d"), (FILL,))
+    after, notes = infer()
+    assert after.skipped == 0
+    assert notes[:2] == ["by medseg select: 2d + 3d", "post-processing of 1: only the largest component is kept"]
+    assert "folds were trained since medseg select chose: run it again" in notes
+    said = json.loads((out / "predictions.json").read_text())
+    assert said["configurations"] == ["2d", "3d"]
+    assert said["postprocessing"] == ["1: only the largest component is kept"]
+    assert (read_labels(out / "a.nii.gz").array != plain).any()
+    assert infer()[0].skipped == 1
+    choose(run, ("2d", "3d"))
+    assert infer()[0].skipped == 0
+
+
+def test_a_choice_whose_folds_are_gone(tmp_path: Path) -> None:
+    run = run_of(tmp_path, ["3d", "3d_lowres", "3d_cascade"], n=4)
+    train_fold(run, "3d", 0)
+    choose(run, ("3d_cascade",))
+    with pytest.raises(RunError, match="no fold of 3d_lowres is trained to its end; run medseg train run --conf"):
+        load_predictor(run, CPU)
+    choose(run, ("2d",))
+    with pytest.raises(RunError, match="the plan has no configuration 2d; run medseg select again"):
+        load_predictor(run, CPU)
