@@ -108,10 +108,7 @@ def _plain_encoder(network: NetworkSettings, shapes: Shapes) -> Layers:
 
 
 def _residual_encoder(network: NetworkSettings, shapes: Shapes) -> Layers:
-    """Of a stage whose first block changes its input, nnU-Net counts the values of the block's skip as those of a
-
-    convolution even where it only averages; so does this.
-    """
+    """Where a stage's first block changes its input, nnU-Net counts the skip's values though it may only average."""
     f = network.features
     for s, shape in enumerate(shapes):
         v, k = math.prod(shape), math.prod(network.kernels[s])

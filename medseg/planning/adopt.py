@@ -32,7 +32,8 @@ from medseg.planning.spacing import median_shape
 from medseg.preprocessing.settings import PreprocessingSettings
 
 AS_MODEL = "that of the model that training begins with"
-GENTLER = 1 / 3  # of the usual rate: what is learnt already shall be bent, not lost
+# The usual rate stays: on four phantoms with a structure more, a third of it reached Dice 0.57 in 100 steps and 0.67 in
+# 300, the whole 0.55 and 0.73 (from scratch: 0.26 and 0.60).
 WARM_UP_SHARE = 0.1
 
 
@@ -73,7 +74,7 @@ def decide_like(
             "preprocessing": settings,
             "patch": theirs.patch,
             "network": network,
-            "schedule": _gentler(own.schedule, batch, theirs.slice_axis),
+            "schedule": _begun_slowly(own.schedule, batch, theirs.slice_axis),
             "window": theirs.window,
             "median_shape": median_shape(fingerprint, settings.spacing_mm),
         }
@@ -106,13 +107,12 @@ def _settings(own: PreprocessingSettings, channels: Sequence[str], model: Plan) 
     return theirs.model_copy(update={"channels": how})
 
 
-def _gentler(own: Schedule, batch: int, slice_axis: int | None) -> Schedule:
-    """The schedule that is usual here, at a lower rate that is reached more slowly."""
+def _begun_slowly(own: Schedule, batch: int, slice_axis: int | None) -> Schedule:
+    """The schedule that is usual here, whose rate is reached more slowly."""
     return own.model_copy(
         update={
             "batch": batch,
             "foreground_share": foreground_share(batch),
-            "learning_rate": GENTLER * own.learning_rate,
             "warm_up_share": max(own.warm_up_share, WARM_UP_SHARE),
             "mirror_axes": tuple(axis for axis in own.mirror_axes if axis != slice_axis),
         }
@@ -138,7 +138,7 @@ def _reasons(made: Configuration, own: Configuration, fit: Fit, model: Plan) -> 
     spacing_words = explain.mm([s for s in target if s is not None])
     stage_spacing = [s for axis, s in enumerate(spacing) if axis != made.slice_axis]
     rate = explain.schedule(made.schedule, None, "")[0]
-    gentle = f"a third of the usual rate, reached slowly: {rate.why}, and the model shall be bent, not lost"
+    slow = f"{rate.why}; the rate is reached slowly, so that what is fresh does not spoil what is learnt"
     new = {
         "spacing": Reason(topic="spacing", choice=spacing_words, why=AS_MODEL),
         "slices": explain.slices(made.slice_axis),
@@ -151,7 +151,7 @@ def _reasons(made: Configuration, own: Configuration, fit: Fit, model: Plan) -> 
     kept = []
     for reason in own.reasons:
         if reason.topic == "optimiser":
-            kept.append(rate.model_copy(update={"fields": reason.fields, "why": gentle}))
+            kept.append(rate.model_copy(update={"fields": reason.fields, "why": slow}))
         elif reason.topic in new:
             kept.append(new[reason.topic].model_copy(update={"fields": reason.fields, "why": AS_MODEL}))
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import secrets
 import subprocess
 import sys
@@ -26,6 +27,10 @@ from medseg.planning.plan import Name
 from medseg.training.job import FoldJob, Queue
 from medseg.training.wire import heard
 
+# an exception of Python, which torchrun marks with its rank, but not torchrun's own about it; and a signal
+_ERROR = re.compile(r"(?:\[rank\d+\]: ?)?((?!torch\.distributed\.elastic)[\w.]*(?:Error|Exception)\b.*)")
+_SIGNAL = re.compile(r"Signal \d+ \(SIG\w+\)")
+
 Start = tuple[Sequence[str], Mapping[str, str]]  # a command, and what its environment has besides ours
 Said = queue.Queue[tuple[int, str | None]]
 
@@ -33,7 +38,7 @@ WORKER = ("-m", "medseg.pipeline.worker")
 RELAUNCHES = 3
 GRACE_S = 10.0  # for a checkpoint, when training is to end early
 LEAVING_S = 3.0  # until processes that are done have ended
-LAST_LINES = 30  # of what a process said, kept for an error
+LAST_LINES = 300  # of what a process said, kept for an error
 
 
 class WorkerJob(Record):
@@ -149,11 +154,11 @@ def on_one(device: int, job: WorkerJob) -> Start:
 
 
 def on_ranks(job: FoldJob, ranks: int, start: Callable[[int, WorkerJob], Start] = torchrun) -> Iterator[Event]:
-    """Train one fold on several devices; where it is killed, go on from its checkpoint, at most 3 times.
+    """Train one fold on several devices; where a process dies, go on from its checkpoint, at most 3 times.
 
     Raises:
         MedsegError: what a process told as its error.
-        ResourceError: it was killed too often.
+        ResourceError: it died too often.
     """
     for launch in range(RELAUNCHES + 1):
         said: Said = queue.Queue()
@@ -165,10 +170,13 @@ def on_ranks(job: FoldJob, ranks: int, start: Callable[[int, WorkerJob], Start] 
         if job.is_trained:
             return
         if launch < RELAUNCHES:
-            told = f"a process of the training was killed: it starts again ({launch + 1} of at most {RELAUNCHES} times)"
+            why = _reason(worker.last)
+            told = (
+                f"a process of the training died ({why}): it starts again, {launch + 1} of at most {RELAUNCHES} times"
+            )
             yield Note(told, warning=True)
     raise ResourceError(
-        f"the training was killed {RELAUNCHES + 1} times, at last with: {_reason(worker.last)}",
+        f"processes of the training died {RELAUNCHES + 1} times, at last with: {_reason(worker.last)}",
         job.run,
         "look at the memory of the machine, then run the same command again to go on",
     )
@@ -195,8 +203,12 @@ def _events(said: Said) -> Iterator[Event]:
 
 
 def _reason(last: Sequence[str]) -> str:
-    """The last line that says something."""
-    return next((line.strip() for line in reversed(last) if line.strip()), "nothing was said")
+    """Why a process ended: the signal that torchrun names as the root cause, else an exception, else its last words."""
+    said = [line.strip() for line in last if line.strip()]
+    root = next((n for n, line in enumerate(said) if line.startswith("Root Cause")), len(said))
+    signals = [found[0] for line in said[root:] if (found := _SIGNAL.search(line))]
+    errors = [found[1] for line in said if (found := _ERROR.match(line))]
+    return (signals or errors or said or ["nothing was said"])[-1]
 
 
 def side_by_side(

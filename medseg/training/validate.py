@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from medseg.inference.held_out import keep_held_out
 from medseg.inference.restoring import restore_logits
 from medseg.inference.window import network_input, slide
 from medseg.planning.plan import Plan, Region
-from medseg.preprocessing.cache import Classes, LoadedCase, load_reference
+from medseg.preprocessing.cache import LoadedCase, load_reference
 
 Mask = npt.NDArray[np.bool_]
 
@@ -80,30 +79,3 @@ def _changed(labels: LabelMap, counts: Mask) -> LabelMap:
 def _whole(labels: LabelMap, region: Region) -> LabelMap:
     """All values of a region as one structure."""
     return LabelMap(np.isin(labels.array, region.values).astype(np.uint8), labels.grid, {1: region.name})
-
-
-def quick_dice(network: nn.Module, cases: Sequence[LoadedCase], plan: Plan, device: torch.device) -> dict[str, float]:
-    """Dice of each structure, or region, over the voxels of a few cases together, on the network's grid: no result."""
-    names = [one.name for one in plan.regions] or [one.name for one in plan.structures]
-    shared, total = np.zeros(len(names)), np.zeros(len(names))
-    for case in cases:
-        image = network_input(case.image_CXYZ, case.previous_XYZ, plan.configuration.network.in_channels)
-        logits_LXYZ = slide([network.eval()], image, plan.configuration, device)
-        for k, (ours, theirs) in enumerate(_masks(logits_LXYZ, np.asarray(case.classes_XYZ), plan)):
-            shared[k] += np.count_nonzero(ours & theirs)
-            total[k] += np.count_nonzero(ours) + np.count_nonzero(theirs)
-    network.train()
-    return {name: float(2 * a / b) if b else 0.0 for name, a, b in zip(names, shared, total, strict=True)}
-
-
-def _masks(logits_LXYZ: npt.NDArray[np.float32], classes_XYZ: Classes, plan: Plan) -> Iterator[tuple[Mask, Mask]]:
-    """Where each structure, or region, is found and where it is, among voxels that somebody labelled."""
-    counts = classes_XYZ != len(plan.structures) + 1 if plan.ignore is not None else np.bool_(True)
-    if plan.regions:
-        for logit_XYZ, region in zip(logits_LXYZ, plan.regions, strict=True):
-            classes = [1 + plan.values.index(value) for value in region.values]
-            yield (logit_XYZ > 0) & counts, np.isin(classes_XYZ, classes)
-        return
-    likeliest = logits_LXYZ.argmax(0)
-    for k in range(1, len(plan.structures) + 1):
-        yield (likeliest == k) & counts, classes_XYZ == k

@@ -28,6 +28,16 @@ def test_no_norm_looks_at_the_batch_or_loses_the_layout(name):
     assert all(n.num_groups < n.num_channels for n in norms if isinstance(n, nn.GroupNorm))
 
 
+def test_biases_that_a_norm_takes_out_are_gone():
+    network = build_network(SETTINGS["attention_unet 2d"])
+    biased = [name for name, m in network.named_modules() if isinstance(getattr(m, "bias", None), nn.Parameter)]
+    assert [name for name in biased if not isinstance(network.get_submodule(name), InstanceNorm)] == [
+        "network.model.2.conv"
+    ]
+    mednext = build_network(SETTINGS["mednext 2d"])
+    assert not [name for name, _ in mednext.named_parameters() if name.endswith("conv1.bias")]
+
+
 def test_the_swap_of_norms_leaves_the_answer_as_monai_has_it():
     from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
 

@@ -53,7 +53,7 @@ def test_what_is_the_models_and_what_is_the_data_sets(dims: int) -> None:
     assert made.window == Window(step=0.7)
     assert made.median_shape == ((27, 27, 27) if dims == 3 else (40, 27, 27))
     own = decide(data, BOTH, ("ct",), Request(budget=Budget(steps=100)), machine()).configurations[found.chosen]
-    assert made.schedule.learning_rate == pytest.approx(own.schedule.learning_rate / 3)
+    assert made.schedule.learning_rate == own.schedule.learning_rate
     assert made.schedule.warm_up_share == 0.1
     assert made.schedule.batch == 2  # on a CPU
     assert made.schedule.foreground_share == 0.5
@@ -84,8 +84,7 @@ def test_every_decision_is_named_by_a_reason() -> None:
         assert reason.why == "that of the model that training begins with", field
     optimiser = reason_for(made, "schedule.learning_rate", made.chosen)
     assert optimiser is not None
-    assert "rate 0.001" in optimiser.choice
-    assert optimiser.why.startswith("a third of the usual rate, reached slowly")
+    assert "the rate is reached slowly" in optimiser.why
 
 
 def test_a_channel_that_the_model_does_not_know_is_seen_as_the_data_set_tells() -> None:

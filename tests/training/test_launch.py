@@ -18,7 +18,7 @@ from medseg.inference.model import load_model
 from medseg.planning.plan import Budget, Fold
 from medseg.training import launch
 from medseg.training.job import FoldJob, Queue
-from medseg.training.launch import Start, WorkerJob, on_one, on_ranks, side_by_side, torchrun, worker_job
+from medseg.training.launch import Start, WorkerJob, _reason, on_one, on_ranks, side_by_side, torchrun, worker_job
 from medseg.training.run import How, Trained, train
 from medseg.training.wire import heard, told
 from tests.tiny import CPU, configuration, last, plan_of, planned_run
@@ -92,13 +92,47 @@ def test_a_killed_one_is_started_again(tmp_path: Path) -> None:
     )
     notes = [e.text for e in running(text, job_of(tmp_path)) if isinstance(e, Note)]
     assert [n for n in notes if n.startswith("try")] == ["try 0", "try 1", "try 2"]
-    assert sum("was killed: it starts again" in n for n in notes) == 2
+    assert sum("died (nothing was said): it starts again" in n for n in notes) == 2
 
 
 def test_one_that_is_always_killed_is_given_up(tmp_path: Path) -> None:
     text = "sys.stderr.write('bus error\\n'); sys.stderr.flush(); os.kill(os.getpid(), signal.SIGKILL)"
-    with pytest.raises(ResourceError, match=r"was killed 4 times, at last with: bus error; look at the memory"):
+    with pytest.raises(ResourceError, match=r"died 4 times, at last with: bus error; look at the memory"):
         list(running(text, job_of(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        ([], "nothing was said"),
+        (["one", " two ", ""], "two"),
+        (["[rank1]:   File x", "[rank1]: RuntimeError: odd", "E1121 torch elastic", "====="], "RuntimeError: odd"),
+        (["torch.cuda.OutOfMemoryError: no", "more"], "torch.cuda.OutOfMemoryError: no"),
+        (
+            [
+                "[rank0]: RuntimeError: Connection closed by peer",
+                "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
+                "  traceback : Signal 15 (SIGTERM) received by PID 1",
+                "Root Cause (first observed failure):",
+                "  traceback : Signal 9 (SIGKILL) received by PID 2",
+                "=====",
+            ],
+            "Signal 9 (SIGKILL)",
+        ),
+        (
+            [
+                "[rank1]: ValueError: odd",
+                "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
+                "  traceback : Signal 9 (SIGKILL) received by PID 1",
+                "Root Cause (first observed failure):",
+                "  traceback : To enable traceback see: https://pytorch.org/docs",
+            ],
+            "ValueError: odd",
+        ),
+    ],
+)
+def test_why_a_process_died(last: list[str], reason: str) -> None:
+    assert _reason(last) == reason
 
 
 def test_a_users_mistake_is_no_reason_to_start_again(tmp_path: Path) -> None:
@@ -254,9 +288,9 @@ def test_a_killed_rank_costs_nothing_but_time(tmp_path: Path, real_worker: Path)
     events = list(train(broken, ["0"], **asked))  # type: ignore[arg-type]
     notes = [e.text for e in events if isinstance(e, Note)]
     assert real_worker.exists()
-    assert sum("was killed: it starts again (1 of at most 3 times)" in note for note in notes) == 1
+    assert sum("died (Signal 9 (SIGKILL)): it starts again, 1 of at most 3" in note for note in notes) == 1
     assert any("fold 0 goes on from step" in note for note in notes)
-    assert not any("was killed" in e.text for e in train(whole, ["0"], **asked) if isinstance(e, Note))  # type: ignore[arg-type]
+    assert not any("died" in e.text for e in train(whole, ["0"], **asked) if isinstance(e, Note))  # type: ignore[arg-type]
     for a, b in zip(weights(whole).values(), weights(broken).values(), strict=True):
         assert torch.equal(a, b)
     alone = planned_run(tmp_path / "c")

@@ -2,25 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from medseg.errors import GeometryError
 from medseg.imaging.grid import Grid
 from medseg.imaging.volume import LabelMap
 from medseg.planning.plan import Plan, Region
-from medseg.preprocessing.cache import LoadedCase
-from medseg.training.validate import quick_dice, score_planned
+from medseg.training.validate import score_planned
 from tests import tiny
 
 REGIONS = (Region(name="both", values=(1, 2), value=1), Region(name="inner", values=(2,), value=2))
-
-
-class Says(nn.Module):
-    """A network that reads its answer in the image: a logit a channel."""
-
-    def forward(self, image_BCXYZ: Tensor) -> Tensor:
-        return image_BCXYZ
 
 
 def plan_of(outputs: int, regions: tuple[Region, ...] = (), ignore: int | None = None) -> Plan:
@@ -31,44 +21,12 @@ def plan_of(outputs: int, regions: tuple[Region, ...] = (), ignore: int | None =
     return plan.model_copy(update={"configurations": {"3d": made}, "regions": regions, "ignore": ignore})
 
 
-def case_of(logits: np.ndarray, classes: np.ndarray) -> LoadedCase:
-    return tiny.loaded(logits.astype(np.float32), classes.astype(np.uint8))
-
-
 def random_classes(n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, n, (8, 8, 8))
 
 
 def dice(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(2 * np.count_nonzero(ours & theirs) / (np.count_nonzero(ours) + np.count_nonzero(theirs)))
-
-
-def test_a_look_at_structures() -> None:
-    logits, classes = np.random.default_rng(1).normal(size=(3, 8, 8, 8)), random_classes(3)
-    found = quick_dice(Says(), [case_of(logits, classes)], plan_of(3), torch.device("cpu"))
-    best = logits.argmax(0)
-    assert found == pytest.approx({f"blob{k}": dice(best == k, classes == k) for k in (1, 2)})
-
-
-@pytest.mark.parametrize("ignore", [None, 9])
-def test_a_look_at_regions(ignore: int | None) -> None:
-    logits, classes = np.random.default_rng(1).normal(size=(2, 8, 8, 8)), random_classes(3 if ignore is None else 4)
-    plan = plan_of(2, REGIONS, ignore)
-    found = quick_dice(Says(), [case_of(logits, classes)], plan, torch.device("cpu"))
-    counts = classes != 3
-    assert found == pytest.approx(
-        {
-            "both": dice((logits[0] > 0) & counts, np.isin(classes, (1, 2))),
-            "inner": dice((logits[1] > 0) & counts, classes == 2),
-        }
-    )
-
-
-def test_a_look_leaves_out_what_nobody_labelled() -> None:
-    logits, classes = np.random.default_rng(1).normal(size=(3, 8, 8, 8)), random_classes(4)
-    found = quick_dice(Says(), [case_of(logits, classes)], plan_of(3, ignore=9), torch.device("cpu"))
-    best = np.where(classes == 3, 0, logits.argmax(0))
-    assert found == pytest.approx({f"blob{k}": dice(best == k, classes == k) for k in (1, 2)})
 
 
 def labels(array: np.ndarray) -> LabelMap:
