@@ -103,5 +103,5 @@ def compute_reproducibly(device: torch.device) -> None:
 
 def memory_gave_out(error: RuntimeError) -> bool:
     """torch has an error of its own for its allocator; libraries below it, and the CPU's allocator, tell by words."""
-    words = "out of memory", "ALLOC_FAILED", "can't allocate memory"
+    words = "out of memory", "ALLOC_FAILED", "can't allocate memory", "to find an engine", "a valid cuDNN algorithm"
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

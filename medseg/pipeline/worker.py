@@ -11,8 +11,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -47,10 +49,20 @@ def main(text: str) -> int:
                     _say(event)
     except MedsegError as error:
         _say(error)
-        return error.exit_code
+        _leave(error.exit_code)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        _leave(INTERRUPTED)
+    except BaseException:
+        traceback.print_exc()
+        _leave(1)
     return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: whatever Python does at its end might wait for ranks that wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _events(asked: WorkerJob, ranks: Ranks, end: threading.Event) -> Iterator[Event]:

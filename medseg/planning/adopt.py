@@ -12,7 +12,7 @@ from medseg.networks.topology import NetworkSettings
 from medseg.networks.work import activations
 from medseg.planning import explain
 from medseg.planning.architecture import Fitted
-from medseg.planning.configure import foreground_share
+from medseg.planning.configure import descent, foreground_share
 from medseg.planning.cost import (
     GB,
     PROCESS_BYTES,
@@ -23,6 +23,7 @@ from medseg.planning.cost import (
     inference_s,
     preparing_bytes,
     training_bytes,
+    within,
 )
 from medseg.planning.decide import Decided, decide, family_named
 from medseg.planning.fingerprint import Fingerprint
@@ -68,22 +69,24 @@ def decide_like(
     answers = {"in_channels": own.network.in_channels, "classes": own.network.classes}
     network = theirs.network.model_copy(update=answers)
     batch = theirs.schedule.batch if request.device == "cuda" else min(theirs.schedule.batch, CPU_BATCH)
+    patch = tuple(n for axis, n in enumerate(theirs.patch) if axis != theirs.slice_axis)
+    measured = machine.measure(network, patch, batch)
+    if measured is None:
+        what = "the memory does not suffice for a training step of the model that --init names"
+        raise ResourceError(what, fix="end what else uses it, or fine-tune a smaller model")
+    steps = within(decided.budget, measured.seconds)[1]
+    schedule = own.schedule.model_copy(update=descent(request.device, steps))
     made = own.model_copy(
         update={
             "slice_axis": theirs.slice_axis,
             "preprocessing": settings,
             "patch": theirs.patch,
             "network": network,
-            "schedule": _begun_slowly(own.schedule, batch, theirs.slice_axis),
+            "schedule": _begun_slowly(schedule, batch, theirs.slice_axis),
             "window": theirs.window,
             "median_shape": median_shape(fingerprint, settings.spacing_mm),
         }
     )
-    patch = tuple(n for axis, n in enumerate(theirs.patch) if axis != theirs.slice_axis)
-    measured = machine.measure(network, patch, batch)
-    if measured is None:
-        what = "the memory does not suffice for a training step of the model that --init names"
-        raise ResourceError(what, fix="end what else uses it, or fine-tune a smaller model")
     spent = _cost(fingerprint, made, decided, measured, request.device)
     fit = Fit(
         Fitted(network, patch, batch, activations(network, patch), float("inf")),

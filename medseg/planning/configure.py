@@ -180,6 +180,11 @@ def _schedule(device: str, steps: int | None, batch: int, mirror: tuple[int, ...
         "batch_dice": batch_dice,
         "average_share": AVERAGE_SHARE,
     }
+    return Schedule(**descent(device, steps), **shared)
+
+
+def descent(device: str, steps: int | None) -> dict[str, str | float]:
+    """The fields of a schedule that say how weights move, for so many steps, where they are known."""
     if device == "cuda" and (steps is None or steps >= FEW_STEPS):
-        return Schedule(optimiser="sgd", learning_rate=0.01, weight_decay=3e-5, warm_up_share=0.0, **shared)
-    return Schedule(optimiser="adamw", learning_rate=3e-3, weight_decay=1e-2, warm_up_share=0.03, **shared)
+        return {"optimiser": "sgd", "learning_rate": 0.01, "weight_decay": 3e-5, "warm_up_share": 0.0}
+    return {"optimiser": "adamw", "learning_rate": 3e-3, "weight_decay": 1e-2, "warm_up_share": 0.03}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 WARM_UP_STEPS = 2  # allocation, choice of kernels and compilation are not what a step takes
 MEASURED_STEPS = 3
 MEASURED_SHARE, MEASURED_MOST_S = 0.01, 30.0  # of the budget, and at most
+STALLED = 3.0  # times what steps take: one that takes longer was held up, and tells nothing of those to come
 MEMORY_SHARE = 0.05  # of the budget: older steps hardly count in the pace
 TOLD_EVERY_S = 1.0  # the first rank tells the others of its schedule
 TOLERANCE = 0.01  # of the budget: an end that is foreseen this far off is let be
@@ -50,6 +51,8 @@ class Timer:
     def done(self, now: float, counts: bool = True) -> None:
         """A step is done; it counts unless it is none like the others."""
         took, self._last = now - self._last, now
+        if counts and self.step_s is not None:
+            took = min(took, STALLED * self.step_s)
         if counts:
             kept = 1 / (1 + took / self._memory_s)
             self.seconds, self.steps = kept * self.seconds + took, kept * self.steps + 1

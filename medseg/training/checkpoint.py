@@ -71,6 +71,8 @@ def load_checkpoint(path: Path, learner: Learner, plan_digest: str) -> Progress 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RunError("the checkpoint cannot be read", path, fix) from error
+    if progress.version != VERSION:
+        raise RunError("the checkpoint is of another version of medseg", path, fix)
     if progress.plan != plan_digest:
         raise RunError("the checkpoint belongs to another plan", path, fix)
     try:

@@ -43,10 +43,13 @@ class Ranks:
 
 @contextmanager
 def started(device: torch.device) -> Iterator[Ranks]:
-    """Join the other ranks if torchrun started this process, else be the only one; leave them at the end.
+    """Join the other ranks if torchrun started this process, else be the only one; all leave together at the end.
 
     On GPUs a rank computes on the one of its number, and they talk by NCCL; on a CPU by gloo. torchrun tells a process
     its rank by environment variables: there is no other way.
+
+    A rank that meets an error does not leave: on GPUs that waits for all ranks, and they may be waiting for this one
+    (pytorch #141510). Its process must end at once (`os._exit`); then torchrun ends the others.
     """
     if any(name not in os.environ for name in STARTED_BY):
         yield Ranks(0, 1, device)
@@ -57,10 +60,9 @@ def started(device: torch.device) -> Iterator[Ranks]:
         distributed.init_process_group("nccl", device_id=device, timeout=PATIENCE)
     else:
         distributed.init_process_group("gloo", timeout=PATIENCE)
-    try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size(), device)
-    finally:
-        distributed.destroy_process_group()
+    yield Ranks(distributed.get_rank(), distributed.get_world_size(), device)
+    distributed.barrier()  # the first rank validates; the others wait here, not while they leave
+    distributed.destroy_process_group()
 
 
 def check_batch(batch: int, ranks: int) -> None:

@@ -68,7 +68,8 @@ def _train_fold(job: FoldJob, ranks: Ranks) -> Iterator[Event | FoldTrained]:
     learner = build_learner(job.plan, ranks.device, ranks.ranks, job.how.deterministic, seconds)
     before = load_checkpoint(job.checkpoint, learner, job.digest)
     progress = before or Progress(plan=job.digest)
-    placed = place(training, ranks.device, ranks=ranks.ranks)
+    training_bytes = 1e9 * job.plan.configuration.cost.training_gb
+    placed = place(training, ranks.device, ranks=ranks.ranks, training_bytes=training_bytes)
     yield Note(placed.told)
     yield from _start(learner, before, job)
     if not ranks.writes:
@@ -156,9 +157,10 @@ def _pace(looks: Looks, learner: Learner, progress: Progress, job: FoldJob) -> G
         yield Stage(f"time fold {job.fold}", 1, "predicting two validation cases, to know what the end will take")
         looks.trial(learner.evaluated(), job.ends - job.started)
     ends, now, validation_s = job.ends, job.clock(), looks.foreseen(1.0)
-    seconds = ends - now
-    if len(looks) and progress.step == 0 and seconds > 0 and validation_s > (1 - SMALLEST_SHARE) * seconds:
-        whole = SMALLEST_SHARE * seconds + validation_s
+    budget_s = progress.elapsed_s + ends - job.started
+    least_s = SMALLEST_SHARE * budget_s * (1 - progress.share)  # for steps: the rate must come down to its end
+    if len(looks) and budget_s > 0 and ends - now < least_s + validation_s:
+        whole = least_s + validation_s
         told = f"validation alone needs {validation_s / 60:.1f} min: this will take {whole / 60:.1f} min"
         yield Note(told, warning=True)
         ends = now + whole

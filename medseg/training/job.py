@@ -76,9 +76,10 @@ class FoldJob:
 
     @property
     def digest(self) -> str:
-        """Changes whenever a checkpoint would no longer fit."""
+        """Changes whenever a checkpoint would no longer fit; the learning rate may be changed on the way."""
         told = self.plan.model_dump_json(include={"structures", "regions", "ignore"})
-        return hashlib.sha256((self.plan.configuration.model_dump_json() + told).encode()).hexdigest()
+        made = self.plan.configuration.model_dump_json(exclude={"schedule": {"learning_rate"}})
+        return hashlib.sha256((made + told).encode()).hexdigest()
 
     @property
     def amount(self) -> str:

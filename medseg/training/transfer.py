@@ -91,7 +91,7 @@ def adapt(network: nn.Module, model: Path, plan: Plan) -> Transferred:
         if found is None or found.shape != tensor.shape:
             left.append(name)
             continue
-        same = plain or torch.equal(found, source[name])
+        same = plain or torch.equal(found.cpu(), source[name])
         (loaded if same else adapted).append(name)
         body += plain and tensor.ndim > 1
         tensor.copy_(found)
@@ -230,6 +230,8 @@ def _unlike(ours: Plan, theirs: Plan) -> list[str]:
     fix = "plan with --init to see scans as it did"
     mine, other = (plan.configuration.preprocessing for plan in (ours, theirs))
     found = []
+    if ours.fingerprint == theirs.fingerprint:
+        found.append("the model was trained on these very cases: scores of cases that it knows will be too good")
     if mine.spacing_mm != other.spacing_mm:
         spacings = (mm([s for s in of.spacing_mm if s is not None]) for of in (mine, other))
         found.append("voxels of {} where the model saw {}; {}".format(*spacings, fix))

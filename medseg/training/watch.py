@@ -92,5 +92,6 @@ def _diagnosis(step: _Step, loss: float, norm: float, logits: float) -> MedsegEr
     return MedsegError(
         f"the {first} became {value} {when}, though the input is finite",
         where,
-        "a lower learning rate in plan.json may help; the last checkpoint stands",
+        "give schedule.learning_rate in plan.json a lower value and run the same command again: it goes on from the "
+        "last checkpoint",
     )

@@ -66,6 +66,13 @@ def test_what_is_the_models_and_what_is_the_data_sets(dims: int) -> None:
     assert [(made.network, patch, 5)] == SEEN  # nothing but the step that will be trained is tried out
 
 
+@pytest.mark.parametrize(("seconds", "optimiser"), [(0.5, "adamw"), (0.01, "sgd")])
+def test_the_optimiser_is_that_for_the_steps_that_the_budget_holds(seconds: float, optimiser: str) -> None:
+    asked = Request(device="cuda", budget=Budget(seconds=480.0))
+    found = decide_like(alike(6), LIVER, ("ct",), asked, machine(seconds), model())
+    assert found.configurations[found.chosen].schedule.optimiser == optimiser
+
+
 def test_every_decision_is_named_by_a_reason() -> None:
     data = alike(6)
     found = decide_like(data, LIVER, ("CT",), Request(), machine(), model())

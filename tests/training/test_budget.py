@@ -137,6 +137,15 @@ def test_a_slower_machine_after_an_interruption() -> None:
     assert rises_smoothly(shares, 0.02)
 
 
+def test_a_step_that_is_held_up_does_not_use_up_the_schedule() -> None:
+    held_up = iter([40.0])
+    world = World(lambda now: next(held_up, 0.1) if now >= 60 else 0.1)
+    _, shares = world.train(Pace(world.clock, 180.0, lambda _: 0.0))
+    assert world.now == pytest.approx(180, abs=2)
+    assert rises_smoothly(shares, 1.5 * (1 - 60 / 180) / (80 / 0.1))
+    assert shares[-1] > 0.99
+
+
 def test_time_that_is_up_ends_it_at_once() -> None:
     world = World(lambda _: 1.0)
     assert Pace(world.clock, -5.0, lambda _: 0.0).share(0) == 1.0

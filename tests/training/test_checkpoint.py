@@ -150,6 +150,9 @@ def test_a_damaged_checkpoint_or_one_of_another_plan_is_named(tmp_path: Path) ->
     path = some(tmp_path / "c.safetensors", made)
     with pytest.raises(RunError, match="belongs to another plan; delete it"):
         load_checkpoint(path, learner_for(made)[1], "that")
+    save_checkpoint(tmp_path / "old", learner_for(made)[1], Progress(plan="this", version=1))
+    with pytest.raises(RunError, match="another version of medseg; delete it"):
+        load_checkpoint(tmp_path / "old", learner_for(made)[1], "this")
     with pytest.raises(RunError, match="other weights than the network; delete it"):
         load_checkpoint(path, learner_for(configuration(average_share=0.1))[1], "this")
     whole = path.read_bytes()

@@ -19,7 +19,7 @@ from medseg.networks.table import build_network
 from medseg.planning.plan import Configuration
 from medseg.training import loop
 from medseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from medseg.training.distributed import Ranks, check_batch, from_first_rank, started, sum_over_ranks
+from medseg.training.distributed import STARTED_BY, Ranks, check_batch, from_first_rank, started, sum_over_ranks
 from medseg.training.loop import Learner, build_learner, fit
 from medseg.training.losses import build_loss
 from tests.tiny import CPU, configuration, plan_of
@@ -146,6 +146,22 @@ def test_alone_there_is_nothing_to_add(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ranks == Ranks(0, 1, CPU)
         assert ranks.writes
         assert ranks.part == (0, 1)
+
+
+def test_a_rank_that_fails_does_not_wait_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    for name in STARTED_BY:
+        monkeypatch.setenv(name, "0")
+    for name in ("init_process_group", "barrier", "destroy_process_group", "get_rank", "get_world_size"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_, name=name, **__: called.append(name) or 0)
+    begin = ["init_process_group", "get_rank", "get_world_size"]
+    with pytest.raises(InputError), started(CPU):
+        raise InputError("something is wrong")
+    assert called == begin
+    called.clear()
+    with started(CPU):
+        assert called == begin
+    assert called == [*begin, "barrier", "destroy_process_group"]
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_an_error() -> None:

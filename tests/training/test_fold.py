@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from medseg.errors import InputError
 from medseg.events import Advanced, Note, Stage
 from medseg.inference.model import load_model
 from medseg.planning.plan import Budget
-from medseg.training import course, journal, looks
+from medseg.training import course, fold, journal, looks
 from medseg.training.checkpoint import Progress
 from medseg.training.journal import Journal, check_tensorboard
 from medseg.training.looks import Looks, spread
@@ -180,6 +181,23 @@ def test_looks_are_what_a_budget_affords(
         made.looked(7.0)
         assert made.foreseen(0.0) == pytest.approx(looks.MARGIN_S + 8 * 0.5 + 7.0 * due)
     assert made.foreseen(1.0) == pytest.approx(looks.MARGIN_S + 8 * made.case_s)
+
+
+def test_after_an_interruption_there_is_still_time_for_the_rate_to_come_down() -> None:
+    """Of a budget of 60 s validation takes 100: half the schedule is done, and 55 s are left by the clock."""
+    cases: Any = type("Looks", (list,), {"trial": lambda *_: None, "foreseen": lambda *_: 100.0})([None])
+    before = Progress(plan="", step=50, share=0.5, elapsed_s=5.0)
+    job: Any = SimpleNamespace(ends=55.0, started=0.0, clock=lambda: 0.0, fold="0")
+    told = fold._pace(cases, SimpleNamespace(evaluated=lambda: None), before, job)  # type: ignore[arg-type]
+    notes, pace = [], None
+    while pace is None:
+        try:
+            notes.append(next(told))
+        except StopIteration as end:
+            pace = end.value
+    assert "this will take 1.8 min" in notes[-1].text
+    assert pace._ends == pytest.approx(100 + 0.3 * 60 * 0.5)
+    assert pace.share(50) == 0.5
 
 
 def test_a_budget_that_validation_would_use_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

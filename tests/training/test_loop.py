@@ -191,5 +191,5 @@ def test_what_is_no_longer_finite_first_is_told(what: str, where: str) -> None:
             return value + (0 * value).sqrt()
         return value
 
-    with pytest.raises(MedsegError, match=f"one, other: the {what}.* at step 1 .*the last checkpoint stands"):
+    with pytest.raises(MedsegError, match=f"one, other: the {what}.* at step 1 .*goes on from the last checkpoint"):
         list(fit(learner, batches(wanted), loss, straight(9), 0))

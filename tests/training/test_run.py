@@ -287,6 +287,20 @@ def test_interrupted_and_resumed_is_as_never_interrupted(tmp_path: Path, monkeyp
     assert not (broken / "folds/3d/0/checkpoint.safetensors").exists()
 
 
+def test_the_learning_rate_may_be_lowered_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planned_run(tmp_path)
+    undo = killed_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, budget=Budget(steps=4))
+    undo()
+    said = json.loads((run / "plan.json").read_text())
+    said["configurations"]["3d"]["schedule"]["learning_rate"] = 1e-4
+    (run / "plan.json").write_text(json.dumps(said))
+    notes = [e.text for e in train(run, ["0"], Budget(steps=4), CPU) if isinstance(e, Note)]
+    assert "fold 0 goes on from step 2" in notes
+    assert (run / "folds/3d/0/model.json").is_file()
+
+
 def test_time_that_was_trained_before_an_interruption_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = planned_run(tmp_path)
     undo = killed_after(monkeypatch, 60)

@@ -30,7 +30,7 @@ def plan_with(settings: NetworkSettings, channels: Sequence[str], structures: Se
 def saved(folder: Path, plan: Plan, seed: int = 5) -> nn.Module:
     folder.mkdir()
     network = build_network(plan.configuration.network, seed)
-    save_model(folder, network, card_of(plan))
+    save_model(folder, network, card_of(plan.model_copy(update={"fingerprint": "of the model"})))
     return network.eval()
 
 
@@ -162,6 +162,14 @@ def test_what_the_network_will_see_otherwise_is_warned_of(tmp_path: Path) -> Non
         "voxels of 2 mm where the model saw 1 mm; plan with --init to see scans as it did",
         "intensities of CT are scaled otherwise than for the model; plan with --init to see scans as it did",
     )
+
+
+def test_a_model_that_knows_the_cases_already_is_warned_of(tmp_path: Path) -> None:
+    theirs = plan_with(UNET, ["CT"], ["liver"])
+    saved(tmp_path / "model", theirs)
+    ours = theirs.model_copy(update={"fingerprint": "of the model"})
+    (warned,) = adapt(fresh(ours), tmp_path / "model", ours).warnings
+    assert warned.startswith("the model was trained on these very cases")
 
 
 def test_where_a_model_is_looked_for(tmp_path: Path) -> None:
