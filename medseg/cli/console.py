@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
+from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from medseg.cli.layout import layout
 from medseg.events import Advanced, Event, Note, Stage, StepBegins
 from medseg.report.table import Table
 
 LINE_EVERY_S = 10.0  # where no terminal is watching, a line now and then
 
 WIDTH_OF_A_PIPE = 120
+BAR_PART = 6  # of the terminal's width is the bar's
+SPEED_OVER_S = 600.0  # the time left is told from the speed in so long; of a long training little is done in seconds
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -31,14 +35,24 @@ def say(text: str, style: str = "") -> None:
 
 
 def show(table: Table) -> None:
-    """A table to standard output."""
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(table.columns):
-        drawn.add_column(column, overflow="fold", no_wrap=index == 0)
+    """A table to standard output; of more columns of numbers than there is room for, the last are left out."""
+    laid = layout(table, out.width)
+    drawn = RichTable(
+        title=table.title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for k, width in laid.items():
+        drawn.add_column(table.columns[k], overflow="fold", width=width)
     for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(row[k]) for k in laid))
     out.print(drawn)
-    for remark in table.remarks:
+    left = [name for k, name in enumerate(table.columns) if k not in laid]
+    more = (f"not shown, for want of room: {', '.join(left)} (see {table.whole})",) if left else ()
+    for remark in (*more, *table.remarks):
         out.print(Text(f"  {remark}"))
 
 
@@ -84,14 +98,45 @@ class _Lines:
                 say(f"[{event.number}/{event.total}] medseg {event.words}", "bold")
             case Advanced():
                 now = time.monotonic()
-                if self.first is None:
-                    self.first = event.done if event.done > 1 else 0.0
+                if self.first is None and event.done > 1:
+                    self.first, self.began = event.done, now
+                elif self.first is None:
+                    self.first = 0.0
                 if now - self.shown >= LINE_EVERY_S or (event.done >= self.stage.total and self.stage.total):
                     self.shown = now
-                    here = event.done - self.first
-                    left = (now - self.began) / here * (self.stage.total - event.done) if here > 0 else 0.0
                     share = f"{100 * event.done / max(self.stage.total, 1):.0f} %"
-                    say(f"  {self.stage.name} {share}, {_clock(left)} left: {event.what}")
+                    say(f"  {self.stage.name} {share}{self._left(event.done, self.first, now)}: {event.what}")
+
+    def _left(self, done: float, first: float, now: float) -> str:
+        """The time left, once it is known."""
+        if done >= self.stage.total:
+            return ", 0:00 left"
+        here = done - first
+        return f", {_clock((now - self.began) / here * (self.stage.total - done))} left" if here > 0 else ""
+
+
+class _Told(ProgressColumn):
+    """Words that give way, so that the other columns stay."""
+
+    def __init__(self, what: Callable[[Task], str]) -> None:
+        super().__init__(Column(no_wrap=False))  # the table shortens such columns alone
+        self._what = what
+
+    def render(self, task: Task) -> Text:
+        return Text(self._what(task), no_wrap=True, overflow="ellipsis")
+
+
+class _Share(ProgressColumn):
+    """`3/20 15 %`; of stages that are counted in hundredths, one or several, the percentage alone."""
+
+    max_refresh = 0.1
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        count = f"{int(task.completed)}/{task.total:.0f} " if task.total and task.total % 100 else ""
+        return Text(f"{count}{task.percentage:.0f} %")
 
 
 class _Bar:
@@ -99,13 +144,13 @@ class _Bar:
 
     def __init__(self) -> None:
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[what]}"),
+            _Told(lambda task: task.description),
+            BarColumn(err.width // BAR_PART, table_column=Column(no_wrap=True)),
+            _Share(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            _Told(lambda task: str(task.fields["what"])),
         )
-        self.progress, self.task = Progress(*columns, console=err), TaskID(-1)
+        self.progress, self.task = Progress(*columns, console=err, speed_estimate_period=SPEED_OVER_S), TaskID(-1)
 
     def __enter__(self) -> _Bar:
         self.progress.start()
@@ -124,7 +169,7 @@ class _Bar:
             case StepBegins():
                 say(f"[{event.number}/{event.total}] medseg {event.words}", "bold")
             case Advanced():
-                self.progress.update(self.task, completed=round(event.done), what=event.what)
+                self.progress.update(self.task, completed=event.done, what=event.what)
 
 
 def _say_note(note: Note) -> None:

@@ -135,10 +135,9 @@ def command(
             console.show(table)
         if other is not None:
             console.show(differences_table(differences))
-        first = planned.plan.configuration.previous
-        then = f"medseg train {run}" + (
-            f" --configuration {first} --folds {len(planned.splits.folds)}" if first else ""
-        )
+        first, folds = planned.plan.configuration.previous, len(planned.splits.folds)
+        then = f"medseg train {run}" + (f" --configuration {first}" if first else "")
+        then += " --fold all" if not folds else f" --folds {folds}" if first else ""
         console.say(f"{counted(planned.prepared, 'case')} prepared in {run}; next: {then}")
     if planned.failed:
         raise CasesFailed(planned.failed)

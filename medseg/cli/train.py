@@ -70,6 +70,7 @@ def command(
     from medseg.cli import console
     from medseg.errors import SOME_FAILED
     from medseg.pipeline import steps as verbs
+    from medseg.planning.explain import counted
     from medseg.report.evaluation import scores_table
     from medseg.report.training import crossvalidation_table
 
@@ -89,7 +90,7 @@ def command(
         console.show_json({"run": run.name, "folds": found, "crossvalidation": joint, "failed": trained.failed})
     else:
         for f in trained.folds:
-            console.say(f"fold {f.fold}: {f.steps} steps in {f.seconds:.0f} s; {f.folder}")
+            console.say(f"fold {f.fold}: {counted(f.steps, 'step')} in {f.seconds:.0f} s; {f.folder}")
             if f.scores is not None:
                 console.show(scores_table(f.scores, f"Validation of fold {f.fold}"))
         if trained.crossvalidation is not None:

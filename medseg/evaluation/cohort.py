@@ -68,7 +68,7 @@ class MacroMean(Record):
 
 
 class CaseMean(Record):
-    """Mean Dice of one case over the structures that either of its maps holds."""
+    """Mean Dice of one case over the structures (see `Scores.mean_over`) that either of its maps holds."""
 
     case: str
     dice: float
@@ -81,6 +81,7 @@ class Scores(Record):
     surface: Literal["surfel"] = SURFACE
     notice: str = RESEARCH_USE
     tolerance_mm: float
+    mean_over: tuple[str, ...] = ()  # the regions that means are over, where there are any; else all structures
     mean_over_structures: dict[str, MacroMean]
     worst_cases: tuple[CaseMean, ...]
     structures: tuple[StructureSummary, ...]
@@ -98,17 +99,23 @@ def summarise(
     missing_predictions: Sequence[str] = (),
     unpaired_predictions: Sequence[str] = (),
     failed: Mapping[str, str] | None = None,
+    mean_over: Sequence[str] = (),
 ) -> Scores:
-    """Summarise the scores of all cases; `diagonals_mm` holds the image diagonal of every case in them."""
+    """Summarise the scores of all cases; `diagonals_mm` holds the image diagonal of every case in them.
+
+    mean_over: the names of the structures that means over structures are over; none means all of them.
+    """
     rows = tuple(scores)
     by_structure: dict[str, list[StructureScore]] = {}
     for row in rows:
         by_structure.setdefault(row.structure, []).append(row)
     structures = tuple(_structure(name, of_it, diagonals_mm) for name, of_it in by_structure.items())
+    counted = [s for s in structures if not mean_over or s.structure in mean_over]
     return Scores(
         tolerance_mm=tolerance_mm,
-        mean_over_structures={metric: _macro([s.metrics[metric] for s in structures]) for metric in METRICS},
-        worst_cases=_worst_cases(rows),
+        mean_over=tuple(mean_over),
+        mean_over_structures={metric: _macro([s.metrics[metric] for s in counted]) for metric in METRICS},
+        worst_cases=_worst_cases(row for row in rows if not mean_over or row.structure in mean_over),
         structures=structures,
         missing_predictions=tuple(missing_predictions),
         unpaired_predictions=tuple(unpaired_predictions),

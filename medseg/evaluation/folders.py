@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from medseg.errors import InputError, MedsegError
 from medseg.evaluation.cohort import Scores, summarise, write_scores
 from medseg.evaluation.names import named, structures_of, unambiguous, unknown_names
-from medseg.evaluation.pairing import Pair, Pairing, pair_up
+from medseg.evaluation.pairing import Pair, Pairing, json_object, pair_up
 from medseg.evaluation.scoring import CaseScores, score_pair
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
 from medseg.imaging.label_files import read_label_grid
 from medseg.imaging.nifti_header import Prefer
-from medseg.imaging.structures import Structures
+from medseg.imaging.structures import Structures, read_structures
 from medseg.parallel import Done, Failed, local_executor, over_cases
 
 SECONDS_PER_VOXEL = 75e-9  # reading and scoring, measured on 512x512x200 voxels with 8 structures
@@ -73,10 +73,12 @@ def evaluate_folders(
         raise InputError(f"a tolerance of {tolerance_mm} mm cannot be used", fix="give a number of at least 0")
     pairing = pair_up(predictions, references)
     known: Structures | None
+    mean_over: tuple[str, ...] = ()
     if names is not None:
         known, aside = Structures(unambiguous(names)), ""
     else:
         known, aside = structures_of(predictions, references, pairing)
+        known, mean_over = _regions(predictions, known)
     output_folder(out)
 
     missing = [pair.case for pair in pairing.pairs if pair.prediction is None]
@@ -102,7 +104,7 @@ def evaluate_folders(
                 yield Note(f"{case} counts as missed: {failed[case]}", warning=True)
             for note in result.record.notes:
                 yield Note(f"{case}: {note}")
-            yield Advanced(count, f"{case} {_told(result)}")
+            yield Advanced(count, f"{case} {_told(result, mean_over)}")
 
     scores = summarise(
         [row for case in sorted(done) for row in done[case].rows],
@@ -111,8 +113,29 @@ def evaluate_folders(
         missing_predictions=missing,
         unpaired_predictions=pairing.unpaired_predictions,
         failed=dict(sorted(failed.items())),
+        mean_over=mean_over,
     )
     yield Evaluation(scores, *write_scores(out, scores))
+
+
+def _regions(predictions: Path, known: Structures | None) -> tuple[Structures | None, tuple[str, ...]]:
+    """The structures with the regions that the predictions' network was trained on, and the names of these regions.
+
+    `predictions.json` tells them; where it does not, a `dataset.json` whose regions have an order counts.
+    """
+    path = (predictions if predictions.is_dir() else predictions.parent) / "predictions.json"
+    said = json_object(path)
+    if known is None:
+        return None, ()
+    if "regions" in said:
+        trained = read_structures(said, path).regions
+        known = known if known.regions else replace(known, regions=trained)
+        if not trained:
+            return known, ()
+    elif not known.region_order:
+        return known, ()
+    names = (known.labels.get(values[0], name) if len(values) == 1 else name for name, values in known.regions.items())
+    return known, tuple(names)
 
 
 def _where_to_work(pairs: Sequence[Pair], prefer: Prefer) -> tuple[Executor, int, str]:
@@ -149,6 +172,7 @@ def _list(cases: Iterable[str], most: int = 5) -> str:
     return ", ".join(all_of_them[:most]) + (", ..." if len(all_of_them) > most else "")
 
 
-def _told(result: Done[Pair, CaseScores]) -> str:
-    dices = [row.dice for row in result.record.rows if row.dice is not None]
+def _told(result: Done[Pair, CaseScores], mean_over: Sequence[str]) -> str:
+    rows = [row for row in result.record.rows if not mean_over or row.structure in mean_over]
+    dices = [row.dice for row in rows if row.dice is not None]
     return f"Dice {sum(dices) / len(dices):.3f}" if dices else "empty"

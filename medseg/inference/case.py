@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from medseg.imaging.volume import LabelMap, Volume
 from medseg.inference.averaging import Answer, labels_of
-from medseg.inference.postprocess import cleaned
+from medseg.inference.postprocess import cleaned, mask_of
 from medseg.inference.predictor import Predictor, with_stages
 from medseg.inference.window import network_input, slide
-from medseg.planning.plan import Name
+from medseg.planning.plan import Name, Plan
 from medseg.preprocessing.prepare import prepare, prepare_labels
 
 
@@ -50,9 +51,10 @@ def _answer(
     return Answer(slide(networks, image, configuration, device), prepared.undo)
 
 
-def volumes_ml(labels: LabelMap) -> dict[str, float]:
-    """Volume of each structure in ml, by name."""
+def volumes_ml(labels: LabelMap, plan: Plan) -> dict[str, float]:
+    """Volume in ml, by name, of each structure, or of each region where the plan has regions."""
+    values = {region.name: region.values for region in plan.regions} or {n: (v,) for v, n in labels.names.items()}
     return {
-        name: round(float((labels.array == value).sum()) * labels.grid.voxel_ml, 6)
-        for value, name in labels.names.items()
+        name: round(float(np.count_nonzero(mask_of(labels.array, of))) * labels.grid.voxel_ml, 6)
+        for name, of in values.items()
     }

@@ -196,7 +196,7 @@ def _predict_scan(
         case=scan.name,
         input=scan.source,
         seconds=round(time.monotonic() - began, 3),
-        volumes_ml=volumes_ml(labels),
+        volumes_ml=volumes_ml(labels, card.plan),
         warnings=tuple(dict.fromkeys([*notes, *warnings_of(readings[0].volume, card.plan)])),
         deviation_mm=round(max(one.deviation_mm for one in written), 6),
         key=key,
@@ -300,6 +300,7 @@ def write_predictions(
     found = [m for m in every if m.model == predictor.key]
     predictions = Predictions(
         labels={str(value): name for value, name in predictor.plan.names.items()},
+        regions={region.name: region.values for region in predictor.plan.regions},
         configurations=predictor.members,
         folds=predictor.folds,
         postprocessing=tuple(step.words for step in predictor.cleaning),

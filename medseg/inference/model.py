@@ -18,6 +18,20 @@ from medseg.planning.plan import Name, Plan
 VERSION = 1
 
 
+class Origin(Record):
+    """What a model has seen, and what its training began with.
+
+    scans: digests of the voxels (`Whole.digest`) of every channel that it was trained on, sorted, those of the model
+    that it began with among them; by these a scan is known again whatever its name. init_sha256: the weights that it
+    began with, empty where they were random. known: validation cases of the fold that the model it began with was
+    trained on, so that their scores are too good.
+    """
+
+    scans: tuple[str, ...] = ()
+    init_sha256: str = ""
+    known: int = 0
+
+
 class ModelCard(Record):
     """All that is needed to use a model, and what is known of it."""
 
@@ -29,6 +43,7 @@ class ModelCard(Record):
     seconds: float
     dice: dict[str, float]  # by structure, on the fold's validation cases; empty where there were none
     weights_sha256: str
+    origin: Origin = Origin()
     medseg: str
     torch: str
     notice: str = RESEARCH_USE

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from medseg.errors import RunError
+from medseg.errors import InputError, RunError
 from medseg.files import read_record
 from medseg.inference.model import Model, ModelCard, finished_folds, load_model, run_plan
 from medseg.inference.records import Cleaning, Selection
@@ -60,7 +60,7 @@ def load_predictor(run: Path, device: torch.device) -> Predictor:
     told = [(f"by medseg select: {' + '.join(members)}", False)]
     told += [(f"post-processing of {step.words}", False) for step in selection.cleaning]
     if selection.models != weights_digest(run, {name for one in selection.candidates for name in one.members}):
-        told.append(("folds were trained since medseg select chose: run it again", True))
+        told.append(("folds were trained or deleted since medseg select chose: run it again", True))
     return Predictor(shown, members, models, folds, selection.cleaning, tuple(told))
 
 
@@ -71,7 +71,12 @@ def read_selection(run: Path) -> Selection | None:
         InputError: its file is damaged.
     """
     path = run / SELECTED
-    return read_record(path, Selection) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return read_record(path, Selection)
+    except InputError as error:
+        raise InputError(error.what, path, "run medseg select again, or delete it") from error
 
 
 def with_stages(members: Iterable[Name], plan: Plan) -> tuple[Name, ...]:

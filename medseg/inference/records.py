@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from medseg.files import RESEARCH_USE, Output, Record
 from medseg.planning.plan import Name
 
@@ -91,11 +93,13 @@ class Unread(Record):
 class Predictions(Record):
     """`predictions.json`: all finished cases of the folder, and those that failed in the last run.
 
+    labels: of the values in the files. regions: what was trained instead, made of these values; volumes are theirs.
     configurations: whose probabilities were averaged. postprocessing: its steps, in words.
     """
 
     version: int = VERSION
     labels: dict[str, str]
+    regions: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     configurations: tuple[str, ...]
     folds: tuple[str, ...]
     postprocessing: tuple[str, ...]

@@ -184,10 +184,13 @@ def train(
     (other,) = _configurations([configuration], "--configuration") if configuration is not None else (None,)
     where = choose_device(device)
     training.check_gpus(gpus, where)
+    if gpus is not None and gpus > 1 and where.type != "cuda" and device != "cpu":
+        fix = f"give --device cpu to train in {gpus} processes on the CPU"
+        raise InputError(f"--gpus {gpus}: torch sees no GPU here", fix=fix)
     if tensorboard:
         check_tensorboard()
-    if folds is not None:
-        training.use_folds(run, folds)
+    if folds is not None and (told := training.use_folds(run, folds)):
+        yield Note(told)
     wanted = ["0" if fold is None else fold] if folds is None else [str(k) for k in range(folds)]
     how = training.How(deterministic, init, tensorboard, draw_curves)
     yield from training.train(run, wanted, allowed, where, started=began, configuration=other, how=how, gpus=gpus or 1)

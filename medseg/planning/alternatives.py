@@ -30,7 +30,9 @@ def alternatives(
     sizes: Sequence[Volumes],
 ) -> list[Alternative]:
     """The other configurations, and another spacing where slices are thick."""
-    others = [_configuration(made[chosen], other, sizes) for name, other in made.items() if name != chosen]
+    others = [
+        _configuration(made[chosen], other, sizes, request.dims) for name, other in made.items() if name != chosen
+    ]
     return others if chosen == "2d" else [*others, *_spacing(fingerprint, request, made["3d"])]
 
 
@@ -41,31 +43,34 @@ def scan_macs(configuration: Configuration) -> float:
     return forward_macs(configuration.network, patch) * share
 
 
-def _configuration(chosen: Configuration, other: Configuration, sizes: Sequence[Volumes]) -> Alternative:
+def _configuration(chosen: Configuration, other: Configuration, sizes: Sequence[Volumes], dims: str) -> Alternative:
     coarse = [s for s in other.preprocessing.spacing_mm if s is not None]
     cost = f"{explain.IN_WORDS[other.name]}, {explain.mm(coarse)}: {_times(scan_macs(other) / scan_macs(chosen))} "
     cost += f"for each scan, {explain.size(other.cost.training_gb)} to train"
-    return Alternative(what=ASKED[other.name], cost=cost, why_not=_why_not(chosen, other, sizes))
+    return Alternative(what=ASKED[other.name], cost=cost, why_not=_why_not(chosen, other, sizes, dims))
 
 
 def _times(ratio: float) -> str:
     return "as much work" if 0.95 <= ratio <= 1.05 else f"{explain.short(ratio)} times the work"
 
 
-def _why_not(chosen: Configuration, other: Configuration, sizes: Sequence[Volumes]) -> str:
+def _why_not(chosen: Configuration, other: Configuration, sizes: Sequence[Volumes], dims: str) -> str:
+    """`dims`: what was asked for, `auto` where the data decided."""
     if other.name == "3d_cascade":
         return "it learns from held-out predictions at low resolution, so all folds of that must be trained first"
     if other.name == "2d":
         return "a 2D network cannot see from one slice to the next"
     if chosen.name == "2d":
-        return "the scans have too few slices for 3D, or 2D was asked for"
+        return "the scans have too few slices for 3D" if dims == "auto" else "2D was asked for"
     if other.name == "3d_lowres":
         coarse = [s for s in other.preprocessing.spacing_mm if s is not None]
         held = [size for size in sizes if size.cases]
         smallest = min(held, key=lambda size: size.median_ml)
         told = f"{smallest.name} would have {smallest.voxels(coarse):.0f} voxels"
         return f"voxels of {explain.mm(coarse)} hide detail: {told}"
-    return "its patch sees too little of a scan at a time, or low resolution was asked for"
+    if dims == "auto":
+        return "its patch sees too little of a scan at a time"
+    return "the cascade was asked for" if chosen.name == "3d_cascade" else "low resolution was asked for"
 
 
 def _spacing(fingerprint: Fingerprint, request: Request, full: Configuration) -> Iterator[Alternative]:

@@ -25,7 +25,7 @@ from medseg.planning.adopt import decide_like
 from medseg.planning.checks.check import check_cases, told
 from medseg.planning.cost import GB, Machine
 from medseg.planning.decide import decide, family_named
-from medseg.planning.explain import IN_WORDS, duration, size
+from medseg.planning.explain import IN_WORDS, counted, duration, size
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, FingerprintJob, fingerprint_case, merged
 from medseg.planning.plan import Plan, Region, Request, Splits, Structure
 from medseg.planning.preparation import prepare_cases, set_aside, to_prepare
@@ -157,7 +157,7 @@ def _look(
     jobs = [FingerprintJob(case, bare, run / "cache" / "fingerprint") for case in dataset.cases]
     bytes_ = _bytes(dataset.cases)
     seconds = len(jobs) * LOOK_SECONDS["case"] + bytes_ * LOOK_SECONDS["byte"]
-    expect = f"reading {len(jobs)} cases, {size(bytes_ / GB)}, about {duration(max(seconds, 1))} on one core"
+    expect = f"reading {counted(len(jobs), 'case')}, {size(bytes_ / GB)}, about {duration(max(seconds, 1))} on one core"
     yield Stage("look", len(jobs), expect)
     executor, in_flight = local_executor(len(jobs), seconds, LOOK_BYTES_A_VOXEL * _largest(dataset.cases))
     for n, result in enumerate(over_cases(fingerprint_case, jobs, executor, in_flight), 1):

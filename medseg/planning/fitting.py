@@ -9,7 +9,7 @@ from typing import Protocol
 
 from medseg.errors import ResourceError
 from medseg.networks.work import activations, forward_macs
-from medseg.planning.architecture import Fitted, fit, network_for, start_patch
+from medseg.planning.architecture import Fitted, divisors, fit, network_for, start_patch
 from medseg.planning.cost import GB, TRAINING_SHARE, Machine, Measured, gpu_bytes, step_macs, training_bytes, within
 from medseg.planning.families import UNET, Family
 from medseg.planning.plan import Budget
@@ -208,13 +208,14 @@ class ForCpu:
         needed = [training_bytes(f.network, f.patch, f.batch) for f in made]
         fits = [k for k, n in enumerate(needed) if n <= self.usable] or [len(made) - 1]
         taken = max(CPU_MEASURED, fits[0])
-        why, how, numbers = "a CPU trains this width in reasonable time", "at most the median scan", {}
+        why, how, numbers = "a CPU trains this width in reasonable time", _beside_the_scan(made[taken], question), {}
         step_s: float | None = None
         if self.budget.seconds:
             mac_s = self._speed(made[taken])
             held = [TRAINING_SHARE * self.budget.seconds / (mac_s * step_macs(f)) for f in made]
             taken = next((k for k in fits if held[k] >= CPU_STEPS), len(made) - 1)
             step_s = mac_s * step_macs(made[taken])
+            how = _beside_the_scan(made[taken], question)
             how += f"; leaves {CPU_STEPS} steps or more in the budget" if held[taken] >= CPU_STEPS else SHORT
             why = f"the budget holds about {held[taken]:.0f} steps of it on this CPU"
             why += f" ({held[0]:.0f} with {CPU_CHOICES[0][0]} features)" if taken else ""
@@ -264,6 +265,16 @@ def _small(question: Question, base: int, side: int) -> Fitted:
     start = start_patch(question.spacing, question.shape, volume)
     network, patch = network_for(question.spacing, start, question.channels, question.classes, question.family, base)
     return Fitted(network, patch, CPU_BATCH, activations(network, patch), math.inf)
+
+
+def _beside_the_scan(fitted: Fitted, question: Question) -> str:
+    """Why a patch is no larger; and where it is larger than the median scan, why that."""
+    if all(n <= math.ceil(whole) for n, whole in zip(fitted.patch, question.shape, strict=True)):
+        return "at most the median scan"
+    fewest = math.prod(divisors(fitted.network.strides))
+    if question.family.widths and math.prod(fitted.patch) <= 2 * fewest:  # one axis doubled, see `network_for`
+        return f"the smallest that {question.family.title} can take, which is larger than the median scan"
+    return "the median scan, rounded up to what the network can halve"
 
 
 def _width(question: Question) -> str:

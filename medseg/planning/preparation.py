@@ -13,7 +13,7 @@ from medseg.events import Advanced, Event, Note, Stage
 from medseg.imaging.dataset import Dataset
 from medseg.parallel import MEMORY_SHARE, Done, available_memory_bytes, local_executor, over_cases
 from medseg.planning.cost import GB, preparing_bytes
-from medseg.planning.explain import duration, size
+from medseg.planning.explain import counted, duration, size
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Configuration, Plan
 from medseg.preprocessing.cache import CacheJob, cache_key, prepare_case, standing
@@ -69,7 +69,8 @@ def _prepare(
     todo = [job for job in every if not _stands(job)]
     todo.sort(key=lambda job: -math.prod(looked[job.case.name].shape))
     if len(todo) < len(every):
-        yield Note(f"{len(every) - len(todo)} of {len(every)} cases stand prepared for {configuration.cache} already")
+        stand = f"{len(every) - len(todo)} of {counted(len(every), 'case')}"
+        yield Note(f"prepared for {configuration.cache} already: {stand}")
     left = Fingerprint(cases=tuple(looked[job.case.name] for job in todo))
     channels, target = len(settings.channels), settings.spacing_mm
     voxels = sum(math.prod(c.shape) + math.prod(resampled_shape(c.cropped, c.spacing_mm, target)) for c in left.cases)

@@ -43,6 +43,7 @@ BEYOND = 1e-3  # of the voxels may lie beyond it
 PIECES_BYTES = 4e6  # of the pieces that are worked on at a time, whatever the size of a scan
 _PIECE = 1 << 18  # voxels looked at together
 _LIST = "foreground."
+ALSO = {"2d": "2d", "3d": "3d", "3d_lowres": "lowres"}  # folder -> what `medseg plan --also` calls it
 
 Classes = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -292,7 +293,7 @@ def load_cases(folder: Path, names: Sequence[str], settings: PreprocessingSettin
 def _load(folder: Path, name: str, settings: str) -> LoadedCase:
     found = _standing(folder, name)
     if found is None or found[0].settings != settings:
-        raise RunError(f"case {name} is not prepared", folder, "run medseg plan again with the same options")
+        raise _not_prepared(folder, name)
     record, file = found
     arrays = file.arrays()
     lists = {name.removeprefix(_LIST): array for name, array in arrays.items() if name.startswith(_LIST)}
@@ -306,6 +307,15 @@ def _load(folder: Path, name: str, settings: str) -> LoadedCase:
     )
 
 
+def _not_prepared(folder: Path, case: str) -> RunError:
+    """Where nothing at all stands, the plan was not asked to prepare for this configuration."""
+    asked = ALSO.get(folder.name)
+    if asked is None or any(folder.glob("*.safetensors")):
+        return RunError(f"case {case} is not prepared", folder, "run medseg plan again with the same options")
+    fix = f"plan again with --also {asked}, all other options as before"
+    return RunError(f"no case is prepared for {asked}", folder, fix)
+
+
 def load_reference(folder: Path, case: LoadedCase, names: dict[int, str]) -> LabelMap:
     """The case's label map as it was given, on the scan's own grid.
 
@@ -314,5 +324,5 @@ def load_reference(folder: Path, case: LoadedCase, names: dict[int, str]) -> Lab
     """
     found = _standing(folder, case.name)
     if found is None:
-        raise RunError(f"case {case.name} is not prepared", folder, "run medseg plan again with the same options")
+        raise _not_prepared(folder, case.name)
     return LabelMap(from_runs(found[1].arrays(), case.undo.shape), case.undo.grid, names)

@@ -18,7 +18,7 @@ _COLUMNS = (
 
 
 def scores_table(scores: Scores, title: str = "Scores") -> Table:
-    """Mean of each metric over the cases, and over the structures in the last row.
+    """Mean of each metric over the cases, and over the structures (or regions) in the last row.
 
     A distance of a missed or spurious structure counts as the diagonal of its image.
     """
@@ -37,6 +37,8 @@ def scores_table(scores: Scores, title: str = "Scores") -> Table:
         means = (number(_macro(macro[metric]), digits) for metric, _, digits in _COLUMNS)
         rows.append(("mean", "", "", "", *means))
     remarks = [f"means over cases; NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm; surface: {scores.surface}"]
+    if scores.mean_over:
+        remarks.append(f"the mean, and that of a case, is over the regions: {', '.join(scores.mean_over)}")
     if any(s.n_missed or s.n_spurious for s in scores.structures):
         remarks.append("missed or spurious structures score 0, and the image's diagonal as a distance")
     if scores.worst_cases:

@@ -8,7 +8,7 @@ from medseg.report.table import Table, number
 
 def predictions_table(predictions: Predictions) -> Table:
     """Volumes in ml by structure, seconds, and what to look at; failed cases last."""
-    names = tuple(predictions.labels.values())
+    names = tuple(predictions.regions or predictions.labels.values())
     rows = [
         (p.case, *(number(p.volumes_ml.get(n), 2) for n in names), number(p.seconds, 1), "; ".join(p.warnings))
         for p in predictions.cases

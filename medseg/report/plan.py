@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,13 @@ LONGEST = 60  # of a value in a comparison
 
 
 def plan_tables(plan: Plan, fingerprint: Fingerprint, splits: Splits) -> tuple[Table, ...]:
-    """Data and choices; configurations with what they take; what was not chosen."""
+    """Data and choices; configurations with what they take; what was not chosen, if anything."""
     reasons = [*plan.reasons, *plan.configuration.reasons]
     rows = [*_data(plan, fingerprint, splits), *_choices(plan, reasons)]
     choices = Table(f"Plan for {plan.dataset}: {_expected(plan)}", ("", "what", "why"), tuple(rows))
     remarks = (f"All {len(reasons)} reasons and the numbers behind them are in plan.json. {RESEARCH_USE}",)
+    if not plan.alternatives:
+        return choices, replace(_sizes(plan), remarks=remarks)
     others = tuple((a.what, a.cost, a.why_not) for a in plan.alternatives)
     return choices, _sizes(plan), Table("Not chosen", ("", "what it takes", "why not"), others, remarks)
 
@@ -40,6 +43,8 @@ def _expected(plan: Plan) -> str:
     time = (
         f"{duration(3600 * cost.hours)} on a {where}" if cost.hours is not None else f"{cost.steps} steps on a {where}"
     )
+    if plan.configuration.previous is not None:
+        time += " a fold, after as much for each fold at low resolution"
     memory = f"{size(cost.training_gb)} of {'GPU memory' if where == 'GPU' else 'RAM'}"
     return f"{time}, {memory}, {size(cost.cache_gb)} on disk"
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns and rows of text; `remarks` stand below it."""
+    """Columns and rows of text; `remarks` stand below it. whole: where all columns are, if some find no room."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     remarks: tuple[str, ...] = ()
+    whole: str = "--json"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import Scores, StructureSummary
 from medseg.files import RESEARCH_USE, written_whole
 from medseg.report.table import Table, number
@@ -20,6 +21,7 @@ EVENTS, CURVES = "events.jsonl", "curves.png"
 MOST_STRUCTURES = 10  # with a curve and a name of their own; of more, the mean and the range are drawn
 DRAWS = 2000  # of the bootstrap
 CONFIDENCE = 0.95
+FEWEST = 5  # cases for which an interval is told: of fewer it says nothing of other cases
 
 # name, heading, digits
 _COLUMNS = (("dice", "Dice", 3), ("hd95_mm", "HD95 mm", 2), ("nsd", "NSD", 3), ("boundary_f1", "BF1", 3))
@@ -94,25 +96,34 @@ def crossvalidation_table(scores: Scores, title: str = "Cross-validation") -> Ta
         macro = [scores.mean_over_structures[metric] for metric, _, _ in _COLUMNS]
         means = [m.mean if m.mean_penalised is None else m.mean_penalised for m in macro]
         rows.append(("mean", "", *(number(mean, c[2]) for mean, c in zip(means, _COLUMNS, strict=True))))
+    few = any(0 < len(_present(scores, s)) < FEWEST for s in scores.structures)
     remarks = (
         "means over cases, each scored by the fold that held it out, with the 95 % interval of the mean (bootstrap "
         f"over cases); NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm",
+        *((f"(-): fewer than {FEWEST} cases are too few for an interval",) if few else ()),
         "missed or spurious structures score 0, and the image's diagonal as a distance",
         scores.notice,
     )
     return Table(title, ("structure", "cases", *(name for _, name, _ in _COLUMNS)), tuple(rows), remarks)
 
 
+def _present(scores: Scores, summary: StructureSummary) -> list[StructureScore]:
+    return [row for row in scores.scores if row.structure == summary.structure and row.status != "both_empty"]
+
+
 def _with_interval(scores: Scores, summary: StructureSummary, metric: str, digits: int) -> str:
-    present = [row for row in scores.scores if row.structure == summary.structure and row.status != "both_empty"]
+    present = _present(scores, summary)
     values = [float(getattr(row, metric)) for row in present]
     values = [
         v if np.isfinite(v) else scores.diagonals_mm[row.case] for v, row in zip(values, present, strict=True)
     ]  # as the summary's own penalised mean counts them
     if not values:
         return "-"
+    mean = number(float(np.mean(values)), digits)
+    if len(values) < FEWEST:
+        return f"{mean} (-)"
     low, high = interval(values)
-    return f"{number(float(np.mean(values)), digits)} ({number(low, digits)} to {number(high, digits)})"
+    return f"{mean} ({number(low, digits)} to {number(high, digits)})"
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -18,7 +18,7 @@ WRITE_EVERY_S = 10.0
 SHOW_EVERY_S = 0.5
 TIMED_S = 10.0  # steps/s are those of about so many seconds
 DRAWING = 0.01  # drawing curves may take this share of the time
-REFITTED = 0.2  # a change of the fitted number of steps by this share is told to the user
+REFITTED = 0.2  # a change of the fitted number of steps by this share is told
 LOSSES = 50  # the loss that is told is the mean of so many
 
 
@@ -61,8 +61,7 @@ class Course:
         before, self.last = self.last.share, self._stands(step, now)
         self._timer.done(now)
         if fitted is not None:
-            self._write(step, now, note=f"{fitted.total} steps fit into the budget")
-            yield from self._changed(fitted)
+            yield from self._changed(step, now, fitted)
         if self._looks.due(before, self.last.share):
             self._look(step, now)
         elif now - self._written >= WRITE_EVERY_S:
@@ -88,10 +87,11 @@ class Course:
         self._journal.line(self.last, step.learning_rate, self._speed, note=note)
         self._written = now
 
-    def _changed(self, fitted: Line) -> Iterator[Note]:
-        """The user is told where steps, or validation, became faster or slower; not of every digit."""
+    def _changed(self, step: StepDone, now: float, fitted: Line) -> Iterator[Note]:
+        """It is told where steps, or validation, became faster or slower; not of every digit."""
         if self._told is not None and abs(fitted.total - self._told) <= REFITTED * self._told:
             return
+        self._write(step, now, note=f"{fitted.total} steps fit into the budget")
         if self._told is not None:
             yield Note(f"the speed changed: now {fitted.total} steps fit into the budget, not {self._told}")
         self._told = fitted.total

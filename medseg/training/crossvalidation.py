@@ -9,12 +9,14 @@ from medseg.errors import InputError, RunError
 from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import Scores, summarise, write_scores
 from medseg.files import output_folder, read_record, write_record
-from medseg.inference.model import run_plan
+from medseg.inference.model import ModelCard, run_plan
+from medseg.planning.explain import counted
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Fold, Name, Splits
 from medseg.planning.splits import split
 
 FOLDER = "crossvalidation"
+UNEVEN = 2.0  # times the steps of another fold: what both say together is hardly one figure
 
 
 def read_splits(run: Path) -> Splits:
@@ -28,8 +30,8 @@ def read_splits(run: Path) -> Splits:
     return read_record(run / "splits.json", Splits)
 
 
-def use_folds(run: Path, n: int) -> None:
-    """Split the run's cases into `n` folds instead, if no fold is trained yet.
+def use_folds(run: Path, n: int) -> str | None:
+    """Split the run's cases into `n` folds instead, if no fold is trained yet; a line that tells so.
 
     Raises:
         RunError: folds of another split are trained or begun, or the user gave the folds.
@@ -37,17 +39,21 @@ def use_folds(run: Path, n: int) -> None:
     """
     plan, parts = run_plan(run), read_splits(run)
     if len(parts.folds) == n:
-        return
+        return None
     if parts.given:
         raise RunError(f"has {len(parts.folds)} folds that were given", run, "leave --folds out, or plan without them")
     if any((run / "folds").glob("*/*/*.safetensors")):
         raise RunError(f"holds folds of a split into {len(parts.folds)}", run, "plan into a new folder")
     fingerprint = read_record(run / "fingerprint.json", Fingerprint)
     most = len({case.patient or case.case for case in fingerprint.cases})
+    if most < 2:
+        what = "one case" if plan.cases == 1 else "one patient"
+        raise InputError(f"there is {what} only: it cannot be split", run, "train it with --fold all")
     if not 2 <= n <= most:
         cases = f"{plan.cases} cases" + (f" of {most} patients" if most < plan.cases else "")
         raise InputError(f"{cases} cannot be split into {n} folds", run, f"give 2 to {most}")
     write_record(run / "splits.json", split(fingerprint, parts.seed, n))
+    return f"the cases are split anew: into {n} folds, not {len(parts.folds)}"
 
 
 def cases_of(fold: str, run: Path) -> Fold:
@@ -89,6 +95,17 @@ def cross_validate(run: Path, configuration: Name) -> Scores | None:
     scores = summarise(rows, diagonals, found[0].tolerance_mm)
     write_scores(output_folder(folder / FOLDER), scores)
     return scores
+
+
+def uneven(run: Path, configuration: Name) -> str | None:
+    """A line that tells of trained folds of which one had more than twice the steps of another."""
+    cards = sorted((run / "folds" / configuration).glob("[0-9]*/model.json"), key=lambda path: int(path.parent.name))
+    steps = {card.parent.name: read_record(card, ModelCard).steps for card in cards}
+    if not steps or max(steps.values()) <= UNEVEN * min(steps.values()):
+        return None
+    (first, n), *others = steps.items()
+    told = ", ".join((f"fold {first} for {counted(n, 'step')}", *(f"fold {k} for {n}" for k, n in others)))
+    return f"the folds were trained very differently: {told}"
 
 
 def _scores(fold: Path) -> Scores | None:

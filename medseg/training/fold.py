@@ -14,7 +14,8 @@ from medseg.errors import InputError, ResourceError
 from medseg.evaluation.cohort import Scores
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
-from medseg.inference.model import ModelCard, save_model
+from medseg.inference.model import ModelCard, read_card, save_model
+from medseg.planning.explain import counted
 from medseg.preprocessing.cache import LoadedCase, load_cases
 from medseg.training.budget import Pace, SharedPace
 from medseg.training.cascade import with_previous
@@ -28,7 +29,7 @@ from medseg.training.loop import Learner, StepDone, build_learner, fit
 from medseg.training.losses import build_loss
 from medseg.training.patches import batches
 from medseg.training.sources import Placed, place
-from medseg.training.transfer import adapt
+from medseg.training.transfer import adapt, known_cases, origin_of
 
 SMALLEST_SHARE = 0.3  # of the budget that must be left for steps
 
@@ -51,7 +52,7 @@ def train_fold(job: FoldJob, ranks: Ranks | None = None) -> Iterator[Event | Fol
 
     Raises:
         RunError: a case is not prepared, or the checkpoint belongs to another plan.
-        InputError: the budget ends before the first step.
+        InputError: the budget ends before a step is done.
         ResourceError: the memory or the disk gave out.
         KeyboardInterrupt: it was asked to end; the checkpoint is saved.
     """
@@ -62,8 +63,8 @@ def train_fold(job: FoldJob, ranks: Ranks | None = None) -> Iterator[Event | Fol
 
 
 def _train_fold(job: FoldJob, ranks: Ranks) -> Iterator[Event | FoldTrained]:
-    output_folder(job.folder)
     training, validation = (_loaded(names, job) for names in (job.cases.train, job.cases.validation))
+    output_folder(job.folder)
     seconds = None if job.ends is None else job.ends - job.clock()
     learner = build_learner(job.plan, ranks.device, ranks.ranks, job.how.deterministic, seconds)
     before = load_checkpoint(job.checkpoint, learner, job.digest)
@@ -78,7 +79,11 @@ def _train_fold(job: FoldJob, ranks: Ranks) -> Iterator[Event | FoldTrained]:
         return
     looks = Looks(validation, job.plan, job.cache, job.folder / "validation", ranks.device, job.clock)
     pace = yield from _pace(looks, learner, progress, job)
-    expect = f"{len(training)} cases, {len(validation)} to validate on, {describe(ranks.device)}, {job.amount}"
+    if job.asked_to_end():
+        raise KeyboardInterrupt
+    expect = (
+        f"{counted(len(training), 'case')}, {len(validation)} to validate on, {describe(ranks.device)}, {job.amount}"
+    )
     yield Stage(f"train fold {job.fold}", 100, expect)
     share = _share(pace, job, ranks)
     journal = Journal(job.folder, progress.step, job.how.draw, job.how.tensorboard)
@@ -88,10 +93,11 @@ def _train_fold(job: FoldJob, ranks: Ranks) -> Iterator[Event | FoldTrained]:
             yield done
         else:
             yield from course.after(done)
-    if course.last.step == 0:
-        raise InputError("the budget was used up before the first step", job.run, "give a longer --budget")
-    save_checkpoint(job.checkpoint, learner, course.last)
-    yield Advanced(100, f"{course.last.step} steps, loss {course.last.loss or 0:.3f}")
+    if course.last.step == progress.step and progress.share < 1:
+        which = "another" if progress.step else "the first"
+        raise InputError(f"the budget was used up before {which} step", job.run, "give a longer --budget")
+    save_checkpoint(job.checkpoint, learner, course.last.model_copy(update={"share": 1.0}))
+    yield Advanced(100, f"{counted(course.last.step, 'step')}, loss {course.last.loss or 0:.3f}")
     yield from _finish(learner, looks, journal, course.last, progress.elapsed_s, job)
 
 
@@ -123,6 +129,7 @@ def _finish(
         seconds=round(elapsed(), 1),
         dice=dice,
         weights_sha256="",
+        origin=origin_of(job.run, job.cases, job.how.init),
         medseg=version("medseg"),
         torch=torch.__version__,
     )
@@ -141,7 +148,8 @@ def _start(learner: Learner, before: Progress | None, job: FoldJob) -> Iterator[
         yield Note(f"fold {job.fold} goes on from step {before.step}")
         return
     if job.how.init is not None:
-        found = adapt(learner.network, job.how.init, job.plan)
+        known = known_cases(read_card(job.how.init), job.run, job.cases.validation)
+        found = adapt(learner.network, job.how.init, job.plan, known)
         yield from (Note(line) for line in found.told)
         yield from (Note(line, warning=True) for line in found.warnings)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from medseg.errors import InputError
+from medseg.planning.explain import counted
 from medseg.planning.plan import Budget, Fold, Plan
 from medseg.training.budget import ends_of_next
 from medseg.training.checkpoint import Progress
@@ -85,20 +87,54 @@ class FoldJob:
     def amount(self) -> str:
         """The steps or the time, in words."""
         if self.ends is None:
-            return f"{self.steps} steps"
-        left = self.ends - self.started
-        return f"{left:.0f} s" if left < 100 else f"{left / 60:.3g} min" if left < 6000 else f"{left / 3600:.3g} h"
+            return counted(self.steps or 0, "step")
+        return _time(self.ends - self.started)
+
+    @property
+    def begun(self) -> Progress | None:
+        """Where it was left, as its checkpoint has it."""
+        if not self.checkpoint.is_file():
+            return None
+        try:
+            with safe_open(self.checkpoint, framework="pt") as file:
+                return Progress.model_validate_json(file.metadata()["progress"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            return None  # whoever goes on from it will say what is wrong with it
 
     @property
     def elapsed_s(self) -> float:
-        """The time that was spent on it before, as its checkpoint has it."""
-        if not self.checkpoint.is_file():
-            return 0.0
-        try:
-            with safe_open(self.checkpoint, framework="pt") as file:
-                return Progress.model_validate_json(file.metadata()["progress"]).elapsed_s
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-            return 0.0  # whoever goes on from it will say what is wrong with it
+        """The time that was spent on it before."""
+        begun = self.begun
+        return begun.elapsed_s if begun else 0.0
+
+
+def _time(seconds: float) -> str:
+    """In words; what is over is 0 s."""
+    if seconds < 100:
+        return f"{max(seconds, 0):.0f} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+
+
+def check_amount(job: FoldJob, budget: Budget, rounds: int) -> None:
+    """Make sure that a begun fold has steps left: without any, its rate would never come down to its end.
+
+    rounds: folds that share the budget. A fold whose steps are all done is only validated.
+
+    Raises:
+        InputError: it was trained for as long already.
+    """
+    begun = job.begun
+    if begun is None or begun.plan != job.digest or begun.share >= 1:
+        return
+    fix = f"or delete {job.folder} to begin anew"
+    if budget.steps is not None and begun.step >= budget.steps:
+        stands = f"step {begun.step}" + (f" of {begun.total_steps}" if begun.total_steps else "")
+        told = f"fold {job.fold} stands at {stands} already, and {budget.steps} are asked for"
+        raise InputError(told, job.run, f"give more --steps, {fix}")
+    if budget.seconds is not None and begun.elapsed_s >= budget.seconds / rounds:
+        spent, asked = _time(begun.elapsed_s), _time(budget.seconds / rounds)
+        told = f"fold {job.fold} was trained for {spent} already, and {asked} are asked for"
+        raise InputError(told, job.run, f"give a longer --budget, {fix}")
 
 
 @dataclass(frozen=True)

@@ -154,11 +154,11 @@ def on_one(device: int, job: WorkerJob) -> Start:
 
 
 def on_ranks(job: FoldJob, ranks: int, start: Callable[[int, WorkerJob], Start] = torchrun) -> Iterator[Event]:
-    """Train one fold on several devices; where a process dies, go on from its checkpoint, at most 3 times.
+    """Train one fold on several devices; where a process is killed, go on from its checkpoint, at most 3 times.
 
     Raises:
-        MedsegError: what a process told as its error.
-        ResourceError: it died too often.
+        MedsegError: what a process told as its error, or it ended by a fault of the program.
+        ResourceError: it was killed too often.
     """
     for launch in range(RELAUNCHES + 1):
         said: Said = queue.Queue()
@@ -169,6 +169,9 @@ def on_ranks(job: FoldJob, ranks: int, start: Callable[[int, WorkerJob], Start] 
             worker.end()
         if job.is_trained:
             return
+        if not _was_killed(worker.code or 0, worker.last):
+            what = f"a process of the training ended with {worker.code}: {_reason(worker.last)}"
+            raise MedsegError(what, job.run, "train without --gpus to see where")
         if launch < RELAUNCHES:
             why = _reason(worker.last)
             told = (
@@ -200,6 +203,12 @@ def _events(said: Said) -> Iterator[Event]:
             yield event
     if error is not None:
         raise error
+
+
+def _was_killed(code: int, last: Sequence[str]) -> bool:
+    """Whether a process, or a rank of it as torchrun tells, died of a signal; not of the one that asks it to end."""
+    signals = [found[0] for line in last if (found := _SIGNAL.search(line))]
+    return code < 0 or any("SIGTERM" not in one for one in signals)
 
 
 def _reason(last: Sequence[str]) -> str:

@@ -20,16 +20,16 @@ from pathlib import Path
 import torch
 
 from medseg.compute import keep_freed_memory
-from medseg.errors import InputError
+from medseg.errors import InputError, RunError
 from medseg.evaluation.cohort import Scores
 from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.inference.model import ModelCard, run_plan
 from medseg.planning.plan import Budget, Name, Plan
-from medseg.training.crossvalidation import cases_of, cross_validate, use_folds
+from medseg.training.crossvalidation import cases_of, cross_validate, uneven, use_folds
 from medseg.training.distributed import check_batch
 from medseg.training.fold import FoldTrained, train_fold
-from medseg.training.job import FoldJob, How, queue_of
+from medseg.training.job import FoldJob, How, check_amount, queue_of
 from medseg.training.launch import on_ranks, side_by_side
 from medseg.training.stopping import interruptible, terminable
 from medseg.training.transfer import starting_model
@@ -66,34 +66,41 @@ def train(
     trained by all of them.
 
     Raises:
-        RunError: `run` is not a planned and prepared run, or a checkpoint belongs to another plan.
-        InputError: there is no such fold or configuration, or the budget ends before the first step.
+        RunError: `run` is not a planned and prepared run, a checkpoint belongs to another plan, or weights are gone.
+        InputError: there is no such fold or configuration, or the budget leaves no step to do.
         ResourceError: memory or disk gave out.
     """
     began = clock() if started is None else started
     plan = plan_for(run, configuration)
     budget = budget or plan.budget
-    how = replace(how, init=starting_model(run, plan, how.init))
+    given, how = how.init, replace(how, init=starting_model(run, plan, how.init))
     keep_freed_memory()
     jobs = [FoldJob(run, f, plan, cases_of(f, run), None, budget.steps, device, clock, began, how) for f in folds]
     left = [job for job in jobs if not job.is_trained]
+    side = max(min(gpus, len(jobs)), 1)
+    rounds = -(-len(jobs) // side)
+    for job in jobs:
+        _check(job, budget, rounds)
     for job in jobs:
         if job.is_trained:
             yield Note(f"fold {job.fold} is trained already; delete {job.folder} to train it anew")
+        elif given is not None and job.checkpoint.is_file():
+            told = "goes on from its own checkpoint: --init is not read again; delete it to begin anew"
+            yield Note(f"fold {job.fold} {told}", warning=True)
     failed: dict[str, str] = {}
-    if gpus > 1 and len(jobs) > 1:
+    if side > 1:
         if gpus > len(jobs):
             yield Note(f"{len(jobs)} of {gpus} GPUs are used, one for each fold")
-        side = min(gpus, len(jobs))
-        rounds = -(-len(jobs) // side)
         queues = [queue_of(some, budget, began, rounds) for k in range(side) if (some := left[k::side])]
         with interruptible():
             yield from side_by_side(queues, failed)
     else:
-        queue = queue_of(left, budget, began, len(jobs))
+        queue = queue_of(left, budget, began, rounds)
         for k in range(len(left)):
             yield from _one(queue.begun(k), gpus)
     scores = cross_validate(run, plan.chosen) if len(jobs) > 1 and not failed else None
+    if scores is not None and (different := uneven(run, plan.chosen)):
+        yield Note(different, warning=True)
     named = {f"fold {fold}": reason for fold, reason in failed.items()}
     yield Trained(run, tuple(_finished(job) for job in jobs if job.is_trained), scores, named)
 
@@ -124,6 +131,15 @@ def plan_for(run: Path, configuration: Name | None) -> Plan:
         known = ", ".join(plan.configurations)
         raise InputError(f"the plan has no configuration {configuration}", run, f"give one of {known}")
     return plan.model_copy(update={"chosen": configuration})
+
+
+def _check(job: FoldJob, budget: Budget, rounds: int) -> None:
+    """Make sure, before anything changes, that a trained fold is whole and that a begun one has something left."""
+    if not job.is_trained:
+        check_amount(job, budget, rounds)
+    elif not (job.folder / "model.safetensors").is_file():
+        what = f"fold {job.fold} is trained, but its model.safetensors is missing"
+        raise RunError(what, job.folder, "put it back, or delete the folder to train it anew")
 
 
 def _one(job: FoldJob, gpus: int) -> Iterator[Event]:

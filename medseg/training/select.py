@@ -30,13 +30,15 @@ from medseg.inference.model import ModelCard, load_model, run_plan
 from medseg.inference.predictor import SELECTED, weights_digest, with_stages
 from medseg.inference.records import Candidate, Selection
 from medseg.inference.window import network_input, slide
-from medseg.planning.plan import Name, Plan
+from medseg.planning.explain import counted
+from medseg.planning.plan import Name, Plan, Splits
 from medseg.preprocessing.cache import LoadedCase, load_cases, load_reference
 from medseg.training.cascade import with_previous
 from medseg.training.cleaning import Means, Targets, choose_cleaning, dice_of, mean, targets_of
 
 ORDER: tuple[Name, ...] = ("2d", "3d_lowres", "3d", "3d_cascade")  # of equally good ones the first is taken
 DIGITS = 4  # of Dice: what is alike in them is equally good
+UNEVEN = 2  # folds whose steps differ by more than this factor are warned of
 
 Members = tuple[Name, ...]
 
@@ -68,8 +70,8 @@ def select(run: Path, device: torch.device) -> Iterator[Event | Selected]:
     compared = [(name,) for name in held] + list(combinations(held, 2))
     job = _Job(run, plan, held, cases, device)
     dice: dict[Members, list[Means]] = {members: [] for members in compared}
-    expect = f"{len(cases)} held-out cases, {describe(device)}"
-    yield Stage("compare", len(cases), f"{len(compared)} candidate(s) on {expect}")
+    expect = f"{counted(len(cases), 'held-out case')}, {describe(device)}"
+    yield Stage("compare", len(cases), f"{counted(len(compared), 'candidate')} on {expect}")
     with TemporaryDirectory(prefix="medseg-") as scratch:
         for done, case in enumerate(cases, 1):
             pairs = [members for members in compared if len(members) > 1]
@@ -93,12 +95,19 @@ def select(run: Path, device: torch.device) -> Iterator[Event | Selected]:
         cleaned=Candidate(members=best.members, dice=mean(judged.dice), structures=judged.dice),
     )
     write_record(run / SELECTED, selection)
-    yield Advanced(1, f"{len(judged.steps)} step(s) help")
+    yield Advanced(1, f"{counted(len(judged.steps), 'step')} {'helps' if len(judged.steps) == 1 else 'help'}")
     yield Selected(run, selection)
 
 
 def _shared(run: Path, held: Mapping[Name, Mapping[str, Path]]) -> list[str]:
-    """The cases that every configuration holds out, fold by fold, so that each network is loaded once."""
+    """The cases that every configuration holds out, fold by fold, so that each network is loaded once.
+
+    Raises:
+        RunError: there are none, or what a fold found in one of them is not kept any more.
+    """
+    if not held and not _any_validation(run):
+        what = "there are no folds with validation cases (one patient gives none), so nothing can be compared"
+        raise RunError(what, run, "plan with labelled cases of two patients or more")
     if not held:
         raise RunError("no fold with validation cases is trained to its end", run, f"run medseg train {run.name}")
     first, *others = held.values()
@@ -106,7 +115,25 @@ def _shared(run: Path, held: Mapping[Name, Mapping[str, Path]]) -> list[str]:
     if not shared:
         what = f"no case is held out in all of {', '.join(held)}: they were trained on different folds"
         raise RunError(what, run, "train the same folds of each, best all of them (--folds 5)")
+    _refuse_lost(run, held, shared)
     return sorted(shared, key=lambda case: (first[case].name, case))
+
+
+def _any_validation(run: Path) -> bool:
+    return any(fold.validation for fold in read_record(run / "splits.json", Splits).folds)
+
+
+def _refuse_lost(run: Path, held: Mapping[Name, Mapping[str, Path]], cases: Sequence[str]) -> None:
+    """Look for all kept predictions before the long work begins."""
+    lost: dict[Path, list[str]] = {}
+    for of in held.values():
+        for case in cases:
+            if kept_key(of[case], case) is None:
+                lost.setdefault(of[case], []).append(case)
+    if lost:
+        told = "; ".join(f"{fold.parent.name}/{fold.name}: {', '.join(of)}" for fold, of in sorted(lost.items()))
+        what = f"predictions of validation cases are missing or damaged ({told})"
+        raise RunError(what, run, "delete these folds and train them again")
 
 
 def _told(run: Path, held: Mapping[Name, Mapping[str, Path]], cases: Sequence[str]) -> Iterator[Note]:
@@ -117,6 +144,17 @@ def _told(run: Path, held: Mapping[Name, Mapping[str, Path]], cases: Sequence[st
         if untrained:
             text = f"{name}: fold {', '.join(untrained)} is not trained; the {len(cases)} cases that all have count"
             yield Note(text, warning=True)
+    uneven = [told for name, of in held.items() if (told := _uneven(name, {of[case] for case in cases}))]
+    if uneven:
+        yield Note(f"folds were trained to very different amounts, {'; '.join(uneven)}", warning=True)
+
+
+def _uneven(name: Name, folds: Iterable[Path]) -> str:
+    """The steps of each fold of a configuration where they differ much; empty where they do not."""
+    steps = {fold.name: read_record(fold / "model.json", ModelCard).steps for fold in sorted(folds)}
+    if max(steps.values()) <= UNEVEN * min(steps.values()):
+        return ""
+    return f"{name}: " + ", ".join(f"fold {fold} {counted(n, 'step')}" for fold, n in steps.items())
 
 
 def _candidate(members: Members, dice: Sequence[Means]) -> Candidate:

@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medseg.errors import InputError, RunError
+from medseg.files import read_record
 from medseg.imaging.structures import alike
-from medseg.inference.model import model_at, read_card
+from medseg.inference.model import ModelCard, Origin, model_at, read_card
 from medseg.networks.table import build_network
 from medseg.networks.topology import NetworkSettings
 from medseg.planning.explain import counted, mm
-from medseg.planning.plan import Plan
+from medseg.planning.fingerprint import Fingerprint
+from medseg.planning.plan import Fold, Plan
 
 INIT = "init"  # the folder of a run that holds the model its training begins with
 BACKGROUND = "the background"
@@ -61,13 +63,43 @@ def starting_model(run: Path, plan: Plan, given: Path | None = None) -> Path | N
     return kept
 
 
+def origin_of(run: Path, cases: Fold, init: Path | None) -> Origin:
+    """What a model trained on a fold's cases has seen, and what it began with; `init`: the folder of that model.
+
+    Raises:
+        InputError: the model is damaged.
+    """
+    card = None if init is None else read_card(init)
+    scans = set() if card is None else set(card.origin.scans)
+    for of_case in scans_of(run, cases.train):
+        scans |= of_case
+    return Origin(
+        scans=tuple(sorted(scans)),
+        init_sha256="" if card is None else card.weights_sha256,
+        known=0 if card is None else known_cases(card, run, cases.validation),
+    )
+
+
+def known_cases(card: ModelCard, run: Path, cases: Sequence[str]) -> int:
+    """How many of these cases the model of this card was trained on: some channel of theirs has the very voxels."""
+    return sum(not of_case.isdisjoint(card.origin.scans) for of_case in scans_of(run, cases))
+
+
+def scans_of(run: Path, cases: Sequence[str]) -> list[frozenset[str]]:
+    """For each case the digests of its channels' voxels; empty where the run does not hold what it was planned from."""
+    path = run / "fingerprint.json"
+    looked = {c.case: c.whole for c in read_record(path, Fingerprint).cases} if path.is_file() else {}
+    return [frozenset(whole.digest for whole in looked.get(case, ())) for case in cases]
+
+
 @torch.no_grad()
-def adapt(network: nn.Module, model: Path, plan: Plan) -> Transferred:
+def adapt(network: nn.Module, model: Path, plan: Plan, known: int | None = None) -> Transferred:
     """Give `network` (that of `plan.configuration`, on any device) the weights of the model in the folder `model`.
 
     Channels and structures are matched by name. A channel that the model does not know starts with weights of 0 where
     others are known, so that the network first answers as the model does; with none known, with the mean of the model's
     own (or, of as many, with theirs in order). A structure that the model does not know keeps its fresh weights.
+    known: how many validation cases the model was trained on (`known_cases`), which is warned of; None: not counted.
 
     Raises:
         InputError: the two have no layer in common, or the model is damaged.
@@ -83,7 +115,7 @@ def adapt(network: nn.Module, model: Path, plan: Plan) -> Transferred:
     loaded: list[str] = []
     adapted: list[str] = []
     left: list[str] = []
-    body = 0
+    body = taken = 0
     for name, tensor in target.items():
         found, plain = source.get(name), name not in stems and name not in heads
         if found is not None and not plain:
@@ -94,12 +126,16 @@ def adapt(network: nn.Module, model: Path, plan: Plan) -> Transferred:
         same = plain or torch.equal(found.cpu(), source[name])
         (loaded if same else adapted).append(name)
         body += plain and tensor.ndim > 1
+        taken += _taken(tensor, channels if name in stems else None, outputs if name in heads else None)
         tensor.copy_(found)
     if not body:
         what = "has no layer in common with the planned network"
         raise InputError(what, model, "plan with --init, so that the plan takes the model's network")
-    told = _told(target, loaded, adapted, left, channels, outputs)
-    return Transferred(tuple(loaded), tuple(adapted), tuple(left), told, tuple(_unlike(plan, card.plan)))
+    share = 1000 * taken // sum(tensor.numel() for tensor in target.values()) / 10
+    read = any(name in stems for name in (*loaded, *adapted))
+    told = (f"{share:.1f} % of the weights are the model's", *_told(adapted, left, channels, outputs, read))
+    warnings = (*_seen(known, plan, card), *_unlike(plan, card.plan))
+    return Transferred(tuple(loaded), tuple(adapted), tuple(left), told, warnings)
 
 
 def channels_of(plan: Plan) -> Names:
@@ -134,6 +170,11 @@ class _Matched:
     def equal(self) -> bool:
         """True if both sides name the same in the same order."""
         return list(map(alike, self.ours)) == list(map(alike, self.theirs))
+
+    @property
+    def strange(self) -> bool:
+        """True if no name is on both sides."""
+        return all(place is None for place in self.known)
 
     @property
     def new(self) -> list[str]:
@@ -172,11 +213,11 @@ def _adapted(
 
 def _read(theirs: Tensor, axis: int, names: _Matched) -> Tensor | None:
     """Weights that read our channels along `axis`."""
-    if names.equal or (names.n_ours == names.n_theirs and not any(k is not None for k in names.known)):
+    if names.equal or (names.n_ours == names.n_theirs and names.strange):
         return theirs
     if theirs.shape[axis] != names.n_theirs:
         return None  # several weights a channel, in an order that only the network knows
-    if all(k is None for k in names.known):
+    if names.strange:
         share = names.n_theirs / names.n_ours  # so that the sum over channels is of the same size
         return theirs.mean(axis, keepdim=True).mul(share).repeat_interleave(names.n_ours, axis)
     nothing = torch.zeros_like(theirs.select(axis, 0))
@@ -190,29 +231,33 @@ def _answered(ours: Tensor, theirs: Tensor, axis: int, names: _Matched) -> Tenso
     others = [n for a, n in enumerate(ours.shape) if a != axis] == [n for a, n in enumerate(theirs.shape) if a != axis]
     if not others or theirs.shape[axis] != names.n_theirs or ours.shape[axis] != names.n_ours:
         return None
-    if all(k is None for k in names.known):
+    if names.strange:
         return None
     rows = [(ours, place) if k is None else (theirs, k) for place, k in enumerate(names.known)]
     return torch.stack([of.select(axis, k) for of, k in rows], axis)
 
 
-def _told(
-    target: Mapping[str, Tensor],
-    loaded: Names,
-    adapted: Names,
-    left: Names,
-    channels: _Matched,
-    outputs: _Matched,
-) -> tuple[str, ...]:
-    """What was and was not loaded, in words."""
-    taken = sum(target[name].numel() for name in (*loaded, *adapted))
-    whole = sum(tensor.numel() for tensor in target.values())
-    lines = [f"{100 * taken / whole:.1f} % of the weights are the model's"]
+def _taken(tensor: Tensor, channels: _Matched | None, outputs: _Matched | None) -> int:
+    """How many of a tensor's weights are the model's; channels and outputs: where it has an axis of them."""
+    n = tensor.numel()
+    if channels is not None and not channels.strange:
+        n -= n * len(channels.new) // channels.n_ours
+    if outputs is not None:
+        n -= n * len(outputs.new) // outputs.n_ours
+    return n
+
+
+def _told(adapted: Names, left: Names, channels: _Matched, outputs: _Matched, read: bool) -> tuple[str, ...]:
+    """What was and was not loaded, in words; read: whether the weights that read the channels were."""
+    lines = []
     if adapted:
         lines.append(f"adapted: {_listed(adapted)}")
     if left:
         lines.append(f"not in the model, so they start fresh: {_listed(left)}")
     for names, what, how in ((channels, "channel", "new"), (outputs, "structure", "new, starts fresh")):
+        if names is channels and names.strange and read:
+            lines += _of_others(names)
+            continue
         if names.new:
             lines.append(f"{what} {', '.join(names.new)}: {how}")
         if names.gone:
@@ -220,9 +265,29 @@ def _told(
     return tuple(lines)
 
 
+def _of_others(channels: _Matched) -> list[str]:
+    """Whose weights the channels begin with where none has the name of one of the model's."""
+    if channels.n_ours == channels.n_theirs:
+        pairs = zip(channels.ours, channels.theirs, strict=True)
+        return [f"channel {ours}: begins with the weights of {theirs}" for ours, theirs in pairs]
+    what = "the weights" if channels.n_theirs == 1 else "the mean of the weights"
+    return [f"channel {', '.join(channels.ours)}: begins with {what} of {', '.join(channels.theirs)}"]
+
+
 def _listed(names: Names) -> str:
     more = f" and {counted(len(names) - SHOWN, 'other')}" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def _seen(known: int | None, plan: Plan, card: ModelCard) -> list[str]:
+    """That scores will be too good, of cases that the model was trained on."""
+    if known:
+        what = counted(known, "validation case")
+        return [f"the model was trained on {what} of this fold: scores of cases that it knows will be too good"]
+    uncounted = known is None or not card.origin.scans  # an older model does not tell its cases
+    if uncounted and plan.fingerprint == card.plan.fingerprint:
+        return ["the model was trained on these very cases: scores of cases that it knows will be too good"]
+    return []
 
 
 def _unlike(ours: Plan, theirs: Plan) -> list[str]:
@@ -230,8 +295,6 @@ def _unlike(ours: Plan, theirs: Plan) -> list[str]:
     fix = "plan with --init to see scans as it did"
     mine, other = (plan.configuration.preprocessing for plan in (ours, theirs))
     found = []
-    if ours.fingerprint == theirs.fingerprint:
-        found.append("the model was trained on these very cases: scores of cases that it knows will be too good")
     if mine.spacing_mm != other.spacing_mm:
         spacings = (mm([s for s in of.spacing_mm if s is not None]) for of in (mine, other))
         found.append("voxels of {} where the model saw {}; {}".format(*spacings, fix))

@@ -40,9 +40,9 @@ def hears_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def begin(*arguments: Any) -> subprocess.Popen[str]:
+def begin(*arguments: Any, command: str = COMMAND) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *map(str, arguments)],
+        [sys.executable, "-c", command, *map(str, arguments)],
         preexec_fn=hears_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -51,9 +51,9 @@ def begin(*arguments: Any) -> subprocess.Popen[str]:
     )
 
 
-def stopped(how: signal.Signals, when: Callable[[], bool], *arguments: Any) -> tuple[int, str]:
+def stopped(how: signal.Signals, when: Callable[[], bool], *arguments: Any, command: str = COMMAND) -> tuple[int, str]:
     """Start a verb, send it a signal as soon as `when` holds, and wait for its end: exit code and standard error."""
-    process = begin(*arguments)
+    process = begin(*arguments, command=command)
     until = time.monotonic() + 120
     while not when() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.001)
@@ -154,12 +154,16 @@ def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_goes_on(tmp_path
     assert (run / "folds/3d/0/model.json").is_file()
 
 
-def test_asked_to_end_it_saves_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_end_it_saves_first(tmp_path: Path, how: signal.Signals) -> None:
     run = planned_run(tmp_path)
-    asked = ("train", run, "--steps", "60", "--device", "cpu")
-    code, err = stopped(signal.SIGTERM, some(run, "folds/3d/0/checkpoint.safetensors"), *asked)
+    asked = ("train", run, "--steps", "200", "--device", "cpu")
+    seldom = COMMAND.replace("SAVE_EVERY_S = -1.0", "WRITE_EVERY_S = 0.0")
+    code, err = stopped(how, some(run, "folds/3d/0/events.jsonl"), *asked, command=seldom)
     assert code == 130
     assert err.splitlines()[-1] == "medseg: interrupted; run the same command again to go on"
+    assert "Traceback" not in err
+    assert (run / "folds/3d/0/checkpoint.safetensors").is_file()
 
 
 def workers(run: Path) -> list[int]:

@@ -81,6 +81,16 @@ def test_low_resolution_is_refused_where_it_has_no_use(tmp_path: Path, capsys: p
     assert line.endswith("% of the median scan at full resolution; give 3d or auto")
 
 
+def test_what_comes_next_can_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert plan(write_dataset(tmp_path / "three", n=3), run) == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"next: medseg train {run}")
+    assert plan(write_dataset(tmp_path / "one", n=1), tmp_path / "alone") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.endswith(f"1 case prepared in {tmp_path}/alone; next: medseg train {tmp_path}/alone --fold all")
+    assert "reading 1 case, " in said
+
+
 def test_the_page_ends_where_it_began(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(write_dataset(tmp_path / "data", n=3), tmp_path / "run") == 0
     out = capsys.readouterr().out

@@ -61,11 +61,21 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, strictly(out)["folds"][0]["scores"]) == (0, None)
 
 
+def test_gpus_where_there_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = call(capsys, "train", planned_run(tmp_path), "--gpus", "2", "--steps", "1")
+    assert code == 2
+    assert "--gpus 2: torch sees no GPU here; give --device cpu to train in 2 processes on the CPU" in err
+
+
 def test_train_all_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = planned_run(tmp_path)
     code, out, err = call(capsys, "train", run, "--folds", "2", "--steps", "1", "--device", "cpu", "--deterministic")
     assert code == 0
     assert "Cross-validation, 2 folds" in out
+    assert "the cases are split anew: into 2 folds, not 5" in err
     assert "with the 95 % interval of the mean" in out
     assert (run / "folds/3d/1/curves.png").is_file()
     code, out, err = call(capsys, "train", run, "--folds", "2", "--json")

@@ -65,6 +65,42 @@ def test_a_cohort(places):
     assert evaluation.failed == {}
 
 
+def nested_labels(predictions, references, **said):
+    (references / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "whole": [1, 2], "core": 2}}))
+    labels = {"1": "rest of whole", "2": "core"}
+    (predictions / "predictions.json").write_text(json.dumps({"labels": labels, **said}))
+
+
+@pytest.mark.parametrize("told_by", ["predictions", "references", "predictions alone"])
+def test_the_mean_is_over_the_regions_that_were_trained(places, told_by):
+    """Plain labels have rows too; the mean of a cohort and of a case are over regions."""
+    regions = {"regions": {"whole": [1, 2], "core": [2]}} if told_by != "references" else {}
+    nested_labels(places[0], places[1], **regions)
+    path = places[1] / "dataset.json"
+    if told_by == "references":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"regions_class_order": [1, 2]}))
+    elif told_by == "predictions alone":
+        path.unlink()
+    events, evaluation = run(*places)
+    scores = evaluation.scores
+    dice = {s.structure: s.metrics["dice"].mean for s in scores.structures}
+    assert set(dice) == {"rest of whole", "core", "whole"}
+    assert set(scores.mean_over) == {"whole", "core"}
+    assert dice["rest of whole"] < dice["whole"] < 1
+    assert scores.mean_over_structures["dice"].n == 2
+    assert scores.mean_over_structures["dice"].mean == pytest.approx((dice["whole"] + dice["core"]) / 2)
+    of_b = [row.dice for row in scores.scores if row.case == "b" and row.structure in ("whole", "core")]
+    assert scores.worst_cases[0].dice == pytest.approx(sum(of_b) / 2)
+    assert events[2].what == f"b Dice {sum(of_b) / 2:.3f}"
+
+
+def test_where_plain_labels_were_trained_the_mean_is_over_all(places):
+    nested_labels(places[0], places[1], regions={})
+    _, evaluation = run(*places)
+    assert evaluation.scores.mean_over == ()
+    assert evaluation.scores.mean_over_structures["dice"].n == 3
+
+
 def test_missing_and_unpaired_predictions(places):
     predictions, references, out = places
     (predictions / "a.nii.gz").rename(predictions / "z.nii.gz")

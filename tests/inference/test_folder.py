@@ -21,13 +21,17 @@ from medseg.events import Note
 from medseg.files import read_record
 from medseg.imaging.dicom.scanner import scan_dicom
 from medseg.imaging.dicom.seg import read_seg
+from medseg.imaging.grid import Grid
 from medseg.imaging.naming import CaseMap
 from medseg.imaging.nifti import read_labels
 from medseg.imaging.scans import Scan
 from medseg.imaging.source import Source
+from medseg.imaging.volume import LabelMap
 from medseg.inference import folder as inference
+from medseg.inference.case import volumes_ml
 from medseg.inference.folder import Asked, Inferred, infer_folder
 from medseg.inference.records import Predictions
+from medseg.planning.plan import Region
 from tests.imaging.build import (
     PATIENT,
     ROOT_UID,
@@ -37,7 +41,7 @@ from tests.imaging.build import (
     tilted,
     write_nifti,
 )
-from tests.tiny import CPU, blobs, configuration, untrained_run
+from tests.tiny import CPU, blobs, configuration, plan_of, untrained_run
 
 
 def infer(run: Path, scans: Path, out: Path) -> tuple[Inferred, list[Any]]:
@@ -81,6 +85,16 @@ def test_a_folder_of_nifti(tmp_path: Path) -> None:
             value = {"blob1": 1, "blob2": 2}[name]
             assert ml == pytest.approx((labels.array == value).sum() / 1000)
     assert read_record(out / "predictions.json", Predictions) == inferred.predictions
+
+
+def test_volumes_are_of_the_regions_that_were_trained() -> None:
+    array = np.zeros((4, 4, 4), np.uint8)
+    array[0], array[1, :2] = 1, 2
+    labels = LabelMap(array, Grid(array.shape, np.eye(4)), {1: "rest of whole", 2: "core"})
+    plain = plan_of(configuration())
+    assert volumes_ml(labels, plain) == {"rest of whole": 0.016, "core": 0.008}
+    regions = (Region(name="whole", values=(1, 2), value=1), Region(name="core", values=(2,), value=2))
+    assert volumes_ml(labels, plain.model_copy(update={"regions": regions})) == {"whole": 0.024, "core": 0.008}
 
 
 def test_one_file(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_folder_is_predicted_by_what_was_chosen_and_says_so(tmp_path: Path) ->
     after, notes = infer()
     assert after.skipped == 0
     assert notes[:2] == ["by medseg select: 2d + 3d", "post-processing of 1: only the largest component is kept"]
-    assert "folds were trained since medseg select chose: run it again" in notes
+    assert "folds were trained or deleted since medseg select chose: run it again" in notes
     said = json.loads((out / "predictions.json").read_text())
     assert said["configurations"] == ["2d", "3d"]
     assert said["postprocessing"] == ["1: only the largest component is kept"]

@@ -48,7 +48,7 @@ def test_structures_are_chosen_on_the_command_line(tmp_path: Path, capsys: pytes
 def test_low_resolution_is_planned_trained_and_predicts_on_the_scans_own_grid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    monkeypatch.setattr(fitting, "CPU_CHOICES", ((4, 8, 0), (4, 8, 0)))  # patches that see little of these scans
+    monkeypatch.setattr(fitting, "CPU_CHOICES", ((4, 8), (4, 8)))  # patches that see little of these scans
     data = tiny_dataset(tmp_path / "data", 3, (32, 30, 28))
     run, out = tmp_path / "run", tmp_path / "out"
     asked = {"dims": "lowres", "budget": "1steps", "device": "cpu", "network": family}

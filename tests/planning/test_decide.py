@@ -233,6 +233,15 @@ def test_large_scans_have_a_low_resolution_and_a_cascade_that_is_chosen_where_as
     assert {a.what for a in asked.alternatives} == {"--dims 2d", "--dims 3d", "--dims lowres"}
 
 
+@pytest.mark.parametrize(
+    ("dims", "why"), [("cascade", "the cascade was"), ("lowres", "low resolution was"), ("2d", "2D was")]
+)
+def test_what_was_asked_for_is_why_not_the_full_resolution(dims, why):
+    made = decided(Request(device="cuda", memory_gb=8, dims=dims), alike(**CT))
+    (full,) = [a for a in made.alternatives if a.what == "--dims 3d"]
+    assert full.why_not == f"{why} asked for"
+
+
 def test_regions_have_an_output_each_and_a_cascade_reads_the_structures():
     structures = tuple(Structure(value=v, name=f"s{v}") for v in (1, 2, 3))
     regions = (Region(name="all", values=(1, 2, 3), value=1), Region(name="one", values=(3,), value=3))
@@ -281,7 +290,7 @@ def test_nnunets_way_of_counting_dice_follows_the_low_resolution():
 @pytest.mark.parametrize(
     ("ml", "device", "chosen"),
     [
-        ((1500, 60), "cpu", "3d_lowres"),  # a patch of 48 mm sees a third of the liver
+        ((1500, 60), "cpu", "3d_lowres"),  # a patch of 30 mm sees a fifth of the liver
         ((1500, 2), "cpu", "3d"),  # a small lesion would be lost
         ((30, 20), "cpu", "3d"),  # what is small is seen whole at full resolution
         ((1500, 60), "cuda", "3d"),
@@ -294,7 +303,7 @@ def test_a_cpu_looks_coarsely_at_what_is_larger_than_its_patch(ml, device, chose
     if chosen == "3d_lowres":
         why = reason(made, "dimensions")
         assert why.numbers["mm across liver"] == pytest.approx(142, abs=1)
-        assert why.numbers["mm in a patch"] == pytest.approx(48)
+        assert why.numbers["mm in a patch"] == pytest.approx(30)
         assert why.numbers["voxels of lesion at low resolution"] > module.SMALLEST_VOXELS
         assert "sees only part of liver (about 142 mm)" in why.why
 
@@ -392,7 +401,7 @@ def test_what_is_not_chosen_is_told_with_its_cost():
     made = decided(Request(budget=Budget(seconds=600)), alike(**CT))
     by_what = {a.what: a for a in made.alternatives}
     assert set(by_what) == {"--dims lowres", "--dims cascade", "--dims 2d"}
-    assert by_what["--dims 2d"].cost.endswith(" times the work for each scan, 1.2 GB to train")
+    assert by_what["--dims 2d"].cost.endswith(" times the work for each scan, 0.57 GB to train")
     assert by_what["--dims cascade"].cost.startswith("3D cascade, 0.75 mm: as much work for each scan")
     assert "liver would have" in by_what["--dims lowres"].why_not
 

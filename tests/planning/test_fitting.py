@@ -181,9 +181,10 @@ def chosen(found: Fit) -> tuple[int, int]:
 @pytest.mark.parametrize("seconds", [60, 200, 600, 1200, 3600, 10_000, 100_000])
 def test_a_processor_trains_the_widest_network_that_steps_often_enough(seconds):
     found = ForCpu(cpu(), Budget(seconds=seconds)).fit(question((64, 64, 64)))
-    wanted = {(base, side): steps for base, side, steps in module.CPU_CHOICES}
+    assert chosen(found) in module.CPU_CHOICES
     held = module.TRAINING_SHARE * seconds / (found.step_s or 0)
-    assert held >= wanted[chosen(found)]
+    assert held >= module.CPU_STEPS or chosen(found) == module.CPU_CHOICES[-1]
+    assert ("as small as allowed" in found.how) is (held < module.CPU_STEPS)
     assert found.fitted.batch == module.CPU_BATCH
     assert found.numbers["steps in the budget"] == pytest.approx(held)
 
@@ -192,8 +193,8 @@ def test_a_longer_budget_is_never_spent_on_a_smaller_network():
     budgets = (30, 100, 300, 1000, 3000, 10_000, 100_000)
     choices = [chosen(ForCpu(cpu(), Budget(seconds=s)).fit(question((64, 64, 64)))) for s in budgets]
     assert choices == sorted(choices)
-    assert choices[0] == module.CPU_CHOICES[-1][:2]
-    assert choices[-1] == module.CPU_CHOICES[0][:2]
+    assert choices[0] == module.CPU_CHOICES[-1]
+    assert choices[-1] == module.CPU_CHOICES[0]
 
 
 def test_a_step_is_timed_once_for_2d_and_once_for_3d():
@@ -210,9 +211,25 @@ def test_little_ram_makes_smaller_patches(budget):
     for ram_gb in (32, 1.5, 0.6, 0.2, 0.01):
         found = ForCpu(cpu(ram_gb=ram_gb), budget).fit(question())
         needs.append(found.memory_bytes)
-        assert found.memory_bytes <= module.USABLE * ram_gb * GB or chosen(found) == module.CPU_CHOICES[-1][:2]
+        assert found.memory_bytes <= module.USABLE * ram_gb * GB or chosen(found) == module.CPU_CHOICES[-1]
     assert needs == sorted(needs, reverse=True)
     assert "GB of RAM" in ForCpu(cpu(ram_gb=0.6), budget).fit(question()).how
+
+
+@pytest.mark.parametrize("budget", [LONG, Budget(steps=5)])
+@pytest.mark.parametrize(
+    ("name", "shape", "patch", "how"),
+    [
+        ("swin-unetr", (24, 24, 20), (64, 32, 32), "the smallest that Swin UNETR can take, which is larger than the"),
+        ("unet", (36, 50, 35), (40, 56, 40), "the median scan, rounded up to what the network can halve"),
+        ("unet", (200, 200, 200), (64, 64, 64), "at most the median scan"),
+        ("swin-unetr", (300, 300, 300), (64, 64, 64), "at most the median scan"),
+    ],
+)
+def test_why_a_processor_takes_no_larger_patch(budget, name, shape, patch, how):
+    found = ForCpu(cpu(mac_s=1e-12), budget).fit(question(shape, FAMILIES[name]))
+    assert found.fitted.patch == patch
+    assert found.how.startswith(how)
 
 
 def test_memory_that_does_not_matter_does_not_change_the_plan():

@@ -265,6 +265,15 @@ def test_a_case_that_was_never_prepared_is_named(tmp_path):
         load_cases(tmp_path, ["case9"], PreprocessingSettings(spacing_mm=(1, 1, 1), channels=()))
 
 
+@pytest.mark.parametrize(("folder", "asked"), [("2d", "2d"), ("3d", "3d"), ("3d_lowres", "lowres")])
+def test_a_configuration_for_which_nothing_is_prepared_is_named(tmp_path, folder, asked):
+    with pytest.raises(RunError, match=f"no case is prepared for {asked}; plan again with --also {asked}, all other"):
+        load_cases(tmp_path / folder, ["case9"], SETTINGS)
+    prepare_case(replace(a_job(tmp_path), folder=tmp_path / folder))
+    with pytest.raises(RunError, match="case9 is not prepared; run medseg plan again with the same options"):
+        load_cases(tmp_path / folder, ["case9"], SETTINGS)
+
+
 def test_a_case_without_label_or_with_a_lost_file_is_an_error_of_the_case(tmp_path):
     job = a_job(tmp_path)
     with pytest.raises(InputError, match="label"):

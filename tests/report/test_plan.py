@@ -60,6 +60,17 @@ def test_what_it_takes_stands_at_the_head() -> None:
     assert heads["2d"].startswith("Plan for d: 10 steps on a CPU")
 
 
+def test_what_is_empty_is_left_out() -> None:
+    tables = plan_tables(PLANS["cpu"].model_copy(update={"alternatives": ()}), LARGE, FOLDS)
+    assert [table.title for table in tables][1:] == ["Configurations, and what they take"]
+    assert RESEARCH_USE in tables[-1].remarks[-1]
+
+
+def test_a_cascade_takes_the_budget_of_its_first_stage_too() -> None:
+    title = plan_tables(PLANS["cuda"].model_copy(update={"chosen": "3d_cascade"}), LARGE, FOLDS)[0].title
+    assert title.startswith("Plan for d: 8 h on a GPU a fold, after as much for each fold at low resolution, ")
+
+
 def columns(table: Table) -> dict[str, dict[str, str]]:
     """Heading -> topic -> text."""
     return {heading: {row[0]: row[k] for row in table.rows} for k, heading in enumerate(table.columns) if heading}

@@ -98,6 +98,23 @@ def test_predictions_with_failures_and_warnings() -> None:
     assert table.remarks == ("by 3d + 2d", "post-processing of liver: holes are filled", RESEARCH_USE)
 
 
+def test_volumes_of_regions_and_what_a_mean_is_over() -> None:
+    made = Predictions(
+        labels={"1": "rest of whole", "2": "core"},
+        regions={"whole": (1, 2), "core": (2,)},
+        configurations=("3d",),
+        folds=("0",),
+        postprocessing=(),
+        device="cpu",
+        cases=(),
+        failed=(),
+    )
+    assert predictions_table(made).columns == ("case", "whole ml", "core ml", "s", "look at")
+    of_regions = scores(("liver", 0.9)).model_copy(update={"mean_over": ("whole", "core")})
+    assert "the mean, and that of a case, is over the regions: whole, core" in scores_table(of_regions).remarks
+    assert "over the regions" not in " ".join(scores_table(scores(("liver", 0.9))).remarks)
+
+
 def test_a_selection() -> None:
     pair = Candidate(members=("2d", "3d"), dice=0.81234, structures={"liver": 0.9, "lesion": 0.72468})
     one = Candidate(members=("3d",), dice=0.7, structures={"liver": 0.7})

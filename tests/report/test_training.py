@@ -82,6 +82,12 @@ def test_the_interval_of_a_mean() -> None:
     assert interval([0.5]) == (0.5, 0.5)
 
 
+def test_where_no_case_is_scored_or_all_have_intervals_nothing_is_said_of_few() -> None:
+    rows = [score(f"c{k}", 0.8) for k in range(5)]
+    table = crossvalidation_table(summarise(rows, {f"c{k}": 100.0 for k in range(5)}, 1.0))
+    assert not any("too few" in remark for remark in table.remarks)
+
+
 def test_a_crossvalidation_as_a_table() -> None:
     rows = [score(f"c{k}", 0.8 + 0.02 * k) for k in range(5)] + [score("c5", 0.0, "missed")]
     rows += [score(f"c{k}", 0.5, structure="[spleen]") for k in range(2)]
@@ -91,6 +97,8 @@ def test_a_crossvalidation_as_a_table() -> None:
     assert liver[:2] == ("liver", "6")
     assert liver[2].startswith("0.700 (0.")
     assert liver[3].startswith(f"{(5 * 2 + 100) / 6:.2f} (2.00 to ")
-    assert spleen[2] == "0.500 (0.500 to 0.500)"
+    assert spleen[2] == "0.500 (-)"
+    assert "(-): fewer than 5 cases are too few for an interval" in table.remarks
+    assert not any("(-)" in cell for cell in liver)
     assert mean[:3] == ("mean", "", "0.600")
     assert "at 1.5 mm" in table.remarks[0]

@@ -15,12 +15,14 @@ import torch
 from medseg.errors import InputError
 from medseg.events import Advanced, Note, Stage
 from medseg.inference.model import load_model
-from medseg.planning.plan import Budget
+from medseg.planning.plan import Budget, Fold
 from medseg.training import course, fold, journal, looks
 from medseg.training.checkpoint import Progress
+from medseg.training.job import FoldJob
 from medseg.training.journal import Journal, check_tensorboard
 from medseg.training.looks import Looks, spread
 from medseg.training.run import How, train
+from medseg.training.stopping import terminable
 from tests.tiny import CPU, configuration, last, loaded_blobs, plan_of, planned_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,22 +75,54 @@ def test_the_fitted_number_of_steps_is_kept_and_told(tmp_path: Path, monkeypatch
     assert any("steps fit into the budget" in one.get("note", "") for one in lines(run))
 
 
-def test_an_end_that_is_asked_for_saves_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_an_end_that_is_asked_for_saves_first(tmp_path: Path, how: signal.Signals) -> None:
     whole, broken = planned_run(tmp_path / "a"), planned_run(tmp_path / "b")
     last(train(whole, ["0"], Budget(steps=5), CPU))
-    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have us ignore it
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     events = train(broken, ["0"], Budget(steps=5), CPU)
     while not isinstance(next(events), Advanced):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), how)
     with pytest.raises(KeyboardInterrupt):
         list(events)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
     assert (broken / "folds/3d/0/checkpoint.safetensors").is_file()
     went_on = [e.text for e in train(broken, ["0"], Budget(steps=5), CPU) if isinstance(e, Note)]
     assert "fold 0 goes on from step 2" in went_on
     ours, theirs = (load_model(r / "folds/3d/0", CPU).network.state_dict() for r in (whole, broken))
     assert all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with terminable() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_ctrl_c_that_a_shell_has_us_ignore_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with terminable() as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert not asked()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("left", "steps", "words"),
+    [(-15.0, None, "0 s"), (40.0, None, "40 s"), (900.0, None, "15 min"), (None, 1, "1 step"), (None, 3, "3 steps")],
+)
+def test_the_amount_in_words(tmp_path: Path, left: float | None, steps: int | None, words: str) -> None:
+    cases = Fold(train=(), validation=())
+    assert FoldJob(tmp_path, "0", plan_of(configuration()), cases, left, steps, CPU, lambda: 0.0, 0.0).amount == words
 
 
 def test_a_model_as_a_start(tmp_path: Path) -> None:

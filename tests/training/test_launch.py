@@ -101,6 +101,26 @@ def test_one_that_is_always_killed_is_given_up(tmp_path: Path) -> None:
         list(running(text, job_of(tmp_path)))
 
 
+def test_a_fault_of_the_program_is_no_reason_to_start_again(tmp_path: Path) -> None:
+    text = "(folder.parent / 'try').mkdir(parents=True); raise ValueError('odd')"
+    with pytest.raises(MedsegError, match="a process of the training ended with 1: ValueError: odd"):
+        list(running(text, job_of(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("code", "last", "killed"),
+    [
+        (-9, [], True),
+        (1, ["  traceback : Signal 9 (SIGKILL) received by PID 2"], True),
+        (1, ["  traceback : Signal 15 (SIGTERM) received by PID 2"], False),
+        (1, ["[rank1]: ValueError: odd"], False),
+        (0, [], False),
+    ],
+)
+def test_who_was_killed(code: int, last: list[str], killed: bool) -> None:
+    assert launch._was_killed(code, last) == killed
+
+
 @pytest.mark.parametrize(
     ("last", "reason"),
     [

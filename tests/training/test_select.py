@@ -13,7 +13,7 @@ from medseg.files import read_record
 from medseg.imaging.volume import LabelMap
 from medseg.inference import predictor as inference
 from medseg.inference.held_out import read_held_out
-from medseg.inference.model import load_model
+from medseg.inference.model import ModelCard, load_model
 from medseg.inference.predictor import load_predictor
 from medseg.inference.records import Selection
 from medseg.inference.window import network_input, slide
@@ -24,7 +24,7 @@ from medseg.training import select as selecting
 from medseg.training.cascade import with_previous
 from medseg.training.cleaning import dice_of
 from medseg.training.select import Selected, select
-from tests.tiny import CPU
+from tests.tiny import CPU, untrained_run
 from tests.training.several import plan_for, references, run_of, train_fold, worse
 
 
@@ -120,7 +120,10 @@ def test_a_choice_that_was_begun_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     network = load_model(run / "folds" / "2d" / "3", CPU)
     (other / "model.safetensors").write_bytes((run / "folds/2d/3/model.safetensors").read_bytes())
     card.write_text(network.card.model_copy(update={"fold": "1"}).model_dump_json())
-    assert load_predictor(run, CPU).told[-1] == ("folds were trained since medseg select chose: run it again", True)
+    assert load_predictor(run, CPU).told[-1] == (
+        "folds were trained or deleted since medseg select chose: run it again",
+        True,
+    )
     selected(run)
     held = len(read_record(run / "splits.json", Splits).folds[1].validation)
     assert len(slid) == 2 * held
@@ -148,6 +151,41 @@ def test_one_configuration_alone_is_cleaned(tmp_path: Path) -> None:
     assert not (run / "folds" / "3d+2d").exists()
 
 
+def test_folds_that_were_trained_to_very_different_amounts_are_named(tmp_path: Path) -> None:
+    run = run_of(tmp_path, ["3d", "2d"])
+    true = references(run)
+    for name in ("3d", "2d"):
+        for fold in (0, 1):
+            path = train_fold(run, name, fold, true) / "model.json"
+            steps = {("3d", 0): 100, ("3d", 1): 201}.get((name, fold), 50 + 50 * fold)
+            path.write_text(read_record(path, ModelCard).model_copy(update={"steps": steps}).model_dump_json())
+    _, notes = selected(run)
+    uneven = [note for note in notes if "very different" in note]
+    assert uneven == ["folds were trained to very different amounts, 3d: fold 0 100 steps, fold 1 201 steps"]
+
+
+def test_all_kept_predictions_are_looked_for_before_anything_is_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, ["3d", "2d"])
+    for name in ("3d", "2d"):
+        all_folds(run, name, references(run), folds=2)
+    slid: list[object] = []
+    monkeypatch.setattr(selecting, "slide", lambda *given: slid.append(given))
+    case = read_record(run / "splits.json", Splits).folds[1].validation[-1]
+    (run / "folds" / "3d" / "1" / "held_out" / f"{case}.safetensors").unlink()
+    what = rf"predictions of validation cases are missing or damaged \(3d/1: {case}\); delete these folds and train"
+    with pytest.raises(RunError, match=what):
+        selected(run)
+    assert slid == []
+
+
+def test_one_patient_gives_nothing_to_choose_by(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path)
+    with pytest.raises(RunError, match=r"there are no folds with validation cases .*; plan with labelled cases of"):
+        selected(run)
+
+
 def test_what_cannot_be_chosen_from(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run of medseg"):
         selected(tmp_path)
@@ -160,5 +198,5 @@ def test_what_cannot_be_chosen_from(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no case is held out in all of 2d, 3d: they were trained on different folds"):
         selected(run)
     (run / "selected.json").write_text("{")
-    with pytest.raises(InputError, match="is not a valid selection file"):
+    with pytest.raises(InputError, match=r"is not a valid selection file .*run medseg select again, or delete it"):
         inference.load_predictor(run, CPU)

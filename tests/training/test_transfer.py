@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import InputError, RunError
-from medseg.inference.model import copy_model, model_at, save_model
+from medseg.files import read_record
+from medseg.inference.model import ModelCard, Origin, copy_model, model_at, save_model
 from medseg.networks.table import build_network
 from medseg.networks.topology import NetworkSettings
-from medseg.planning.plan import Plan, Region, Structure
-from medseg.training.transfer import adapt, starting_model
+from medseg.planning.fingerprint import Fingerprint
+from medseg.planning.plan import Budget, Fold, Plan, Region, Splits, Structure
+from medseg.training.job import How
+from medseg.training.run import train
+from medseg.training.transfer import adapt, known_cases, origin_of, scans_of, starting_model
 from tests.networks.build import FEW, PATCHES
-from tests.tiny import card_of, configuration, plan_of, untrained_run
+from tests.tiny import CPU, card_of, configuration, last, plan_of, planned_run, untrained_run
 
 UNET = configuration().network
 
@@ -73,6 +77,7 @@ def test_every_kind_answers_as_the_model_at_first_whatever_is_new(tmp_path: Path
     assert before.shape == now.shape
     assert "channel FLAIR: new" in found.told
     assert "structure spleen: new, starts fresh" in found.told
+    assert not found.told[0].startswith("100.0 %")
 
 
 def test_structures_that_only_the_model_knows_are_left_out(tmp_path: Path) -> None:
@@ -102,13 +107,17 @@ def test_channels_of_other_names(tmp_path: Path) -> None:
     image = torch.randn(1, 1, 8, 8, 8)
     as_many = plan_with(UNET, ["b0", "b1000"], ["liver"])
     network = fresh(as_many)
-    adapt(network, tmp_path / "model", as_many)
+    told = adapt(network, tmp_path / "model", as_many).told
+    whose = ("channel b0: begins with the weights of T1", "channel b1000: begins with the weights of T2")
+    assert told == ("100.0 % of the weights are the model's", *whose)
     two = torch.cat([image, image**2], 1)
     torch.testing.assert_close(answer(network, two), answer(model, two))
     for n in (1, 3):
         plan = plan_with(UNET, [f"b{k}" for k in range(n)], ["liver"])
         network = fresh(plan)
-        assert adapt(network, tmp_path / "model", plan).left == ()
+        found = adapt(network, tmp_path / "model", plan)
+        assert found.left == ()
+        assert found.told[-1].endswith(": begins with the mean of the weights of T1, T2")
         alike, model_alike = image.repeat(1, n, 1, 1, 1), image.repeat(1, 2, 1, 1, 1)
         torch.testing.assert_close(answer(network, alike), answer(model, model_alike), rtol=1e-4, atol=1e-5)
 
@@ -170,6 +179,63 @@ def test_a_model_that_knows_the_cases_already_is_warned_of(tmp_path: Path) -> No
     ours = theirs.model_copy(update={"fingerprint": "of the model"})
     (warned,) = adapt(fresh(ours), tmp_path / "model", ours).warnings
     assert warned.startswith("the model was trained on these very cases")
+
+
+def test_the_share_counts_what_is_fresh_in_stem_and_heads(tmp_path: Path) -> None:
+    saved(tmp_path / "model", plan_with(UNET, ["T1"], ["liver"]))
+    ours = plan_with(UNET, ["T1", "T2"], ["liver", "spleen", "kidney"])
+    network = fresh(ours)
+    found = adapt(network, tmp_path / "model", ours)
+    weights = network.state_dict()
+    heads = sum(tensor.numel() for name, tensor in weights.items() if name.startswith("heads."))
+    (stem,) = [name for name in found.adapted if not name.startswith("heads.")]
+    whole = sum(tensor.numel() for tensor in weights.values())
+    share = 1000 * (whole - heads // 2 - weights[stem].numel() // 2) // whole / 10
+    assert share < 100
+    assert found.told[0] == f"{share:.1f} % of the weights are the model's"
+
+
+def test_scans_are_known_again_one_by_one_whatever_their_names(tmp_path: Path) -> None:
+    """The cases of two runs overlap in part, by other names; what the model itself began with counts too."""
+    run, other = planned_run(tmp_path / "a", n=4), planned_run(tmp_path / "b", n=6)
+    looked = read_record(other / "fingerprint.json", Fingerprint)
+    renamed = [c.model_copy(update={"case": f"patient{c.case[-1]}"}) for c in looked.cases]
+    (other / "fingerprint.json").write_text(looked.model_copy(update={"cases": tuple(renamed)}).model_dump_json())
+
+    first = origin_of(run, Fold(train=("case0", "case1", "case2"), validation=("case3",)), None)
+    assert (len(first.scans), first.init_sha256, first.known) == (3, "", 0)
+    model, plan = tmp_path / "model", plan_with(UNET, ["CT"], ["liver"])
+    model.mkdir()
+    save_model(model, fresh(plan), card_of(plan).model_copy(update={"origin": first}))
+    card = read_record(model / "model.json", ModelCard)
+    assert card.origin == first
+    validation = ("patient1", "patient2", "patient3", "patient5")
+    assert known_cases(card, other, validation) == 2
+    second = origin_of(other, Fold(train=("patient0", "patient4"), validation=validation), model)
+    assert (second.init_sha256, second.known) == (card.weights_sha256, 2)
+    assert set(second.scans) == {*first.scans, *scans_of(other, ["patient4"])[0]}
+    assert len(second.scans) == 4
+
+    ours = plan.model_copy(update={"fingerprint": "another"})
+    (warned,) = adapt(fresh(ours), model, ours, known=2).warnings
+    assert warned.startswith("the model was trained on 2 validation cases of this fold: scores of cases")
+    assert adapt(fresh(plan), model, plan, known=0).warnings == ()  # the same data set, but none of its cases
+
+
+def test_a_card_tells_what_training_began_with(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    folds = read_record(run / "splits.json", Splits).folds
+    last(train(run, ["0"], Budget(steps=1), CPU))
+    first = run / "folds" / "3d" / "0"
+    card = read_record(first / "model.json", ModelCard)
+    assert card.origin == Origin(scans=tuple(sorted(s for one in scans_of(run, folds[0].train) for s in one)))
+    assert len(card.origin.scans) == card.trained_on
+    last(train(run, ["1"], Budget(steps=1), CPU, how=How(init=first)))
+    origin = read_record(run / "folds" / "3d" / "1" / "model.json", ModelCard).origin
+    assert origin.init_sha256 == card.weights_sha256
+    assert origin.known == len(folds[1].validation)
+    old = card.model_dump(mode="json", exclude={"origin"})
+    assert ModelCard.model_validate(old).origin == Origin()
 
 
 def test_where_a_model_is_looked_for(tmp_path: Path) -> None:
