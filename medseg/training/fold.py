@@ -15,6 +15,7 @@ from medseg.evaluation.cohort import Scores
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
 from medseg.inference.model import ModelCard, read_card, save_model
+from medseg.planning.cost import GB
 from medseg.planning.explain import counted
 from medseg.preprocessing.cache import LoadedCase, load_cases
 from medseg.training.budget import Pace, SharedPace
@@ -69,7 +70,7 @@ def _train_fold(job: FoldJob, ranks: Ranks) -> Iterator[Event | FoldTrained]:
     learner = build_learner(job.plan, ranks.device, ranks.ranks, job.how.deterministic, seconds)
     before = load_checkpoint(job.checkpoint, learner, job.digest)
     progress = before or Progress(plan=job.digest)
-    training_bytes = 1e9 * job.plan.configuration.cost.training_gb
+    training_bytes = GB * job.plan.configuration.cost.training_gb
     placed = place(training, ranks.device, ranks=ranks.ranks, training_bytes=training_bytes)
     yield Note(placed.told)
     yield from _start(learner, before, job)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from medseg.errors import InputError
-from medseg.planning.explain import counted
+from medseg.planning.explain import counted, duration
 from medseg.planning.plan import Budget, Fold, Plan
 from medseg.training.budget import ends_of_next
 from medseg.training.checkpoint import Progress
@@ -88,7 +88,7 @@ class FoldJob:
         """The steps or the time, in words."""
         if self.ends is None:
             return counted(self.steps or 0, "step")
-        return _time(self.ends - self.started)
+        return duration(max(self.ends - self.started, 0.0))
 
     @property
     def begun(self) -> Progress | None:
@@ -108,13 +108,6 @@ class FoldJob:
         return begun.elapsed_s if begun else 0.0
 
 
-def _time(seconds: float) -> str:
-    """In words; what is over is 0 s."""
-    if seconds < 100:
-        return f"{max(seconds, 0):.0f} s"
-    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
-
-
 def check_amount(job: FoldJob, budget: Budget, rounds: int) -> None:
     """Make sure that a begun fold has steps left: without any, its rate would never come down to its end.
 
@@ -132,7 +125,7 @@ def check_amount(job: FoldJob, budget: Budget, rounds: int) -> None:
         told = f"fold {job.fold} stands at {stands} already, and {budget.steps} are asked for"
         raise InputError(told, job.run, f"give more --steps, {fix}")
     if budget.seconds is not None and begun.elapsed_s >= budget.seconds / rounds:
-        spent, asked = _time(begun.elapsed_s), _time(budget.seconds / rounds)
+        spent, asked = duration(begun.elapsed_s), duration(budget.seconds / rounds)
         told = f"fold {job.fold} was trained for {spent} already, and {asked} are asked for"
         raise InputError(told, job.run, f"give a longer --budget, {fix}")
 
