@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medseg.errors import InputError, RunError
@@ -97,15 +97,14 @@ def cross_validate(run: Path, configuration: Name) -> Scores | None:
     return scores
 
 
-def uneven(run: Path, configuration: Name) -> str | None:
-    """A line that tells of trained folds of which one had more than twice the steps of another."""
-    cards = sorted((run / "folds" / configuration).glob("[0-9]*/model.json"), key=lambda path: int(path.parent.name))
-    steps = {card.parent.name: read_record(card, ModelCard).steps for card in cards}
+def uneven(folds: Iterable[Path]) -> str:
+    """The steps of each of these trained folds where one had more than twice those of another; else empty."""
+    by_number = sorted(folds, key=lambda fold: int(fold.name))
+    steps = {fold.name: read_record(fold / "model.json", ModelCard).steps for fold in by_number}
     if not steps or max(steps.values()) <= UNEVEN * min(steps.values()):
-        return None
+        return ""
     (first, n), *others = steps.items()
-    told = ", ".join((f"fold {first} for {counted(n, 'step')}", *(f"fold {k} for {n}" for k, n in others)))
-    return f"the folds were trained very differently: {told}"
+    return ", ".join((f"fold {first} for {counted(n, 'step')}", *(f"fold {k} for {m}" for k, m in others)))
 
 
 def _scores(fold: Path) -> Scores | None:

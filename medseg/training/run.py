@@ -99,8 +99,8 @@ def train(
         for k in range(len(left)):
             yield from _one(queue.begun(k), gpus)
     scores = cross_validate(run, plan.chosen) if len(jobs) > 1 and not failed else None
-    if scores is not None and (different := uneven(run, plan.chosen)):
-        yield Note(different, warning=True)
+    if scores is not None and (different := uneven(job.folder for job in jobs)):
+        yield Note(f"the folds were trained very differently: {different}", warning=True)
     named = {f"fold {fold}": reason for fold, reason in failed.items()}
     yield Trained(run, tuple(_finished(job) for job in jobs if job.is_trained), scores, named)
 

@@ -35,10 +35,10 @@ from medseg.planning.plan import Name, Plan, Splits
 from medseg.preprocessing.cache import LoadedCase, load_cases, load_reference
 from medseg.training.cascade import with_previous
 from medseg.training.cleaning import Means, Targets, choose_cleaning, dice_of, mean, targets_of
+from medseg.training.crossvalidation import uneven
 
 ORDER: tuple[Name, ...] = ("2d", "3d_lowres", "3d", "3d_cascade")  # of equally good ones the first is taken
 DIGITS = 4  # of Dice: what is alike in them is equally good
-UNEVEN = 2  # folds whose steps differ by more than this factor are warned of
 
 Members = tuple[Name, ...]
 
@@ -144,17 +144,9 @@ def _told(run: Path, held: Mapping[Name, Mapping[str, Path]], cases: Sequence[st
         if untrained:
             text = f"{name}: fold {', '.join(untrained)} is not trained; the {len(cases)} cases that all have count"
             yield Note(text, warning=True)
-    uneven = [told for name, of in held.items() if (told := _uneven(name, {of[case] for case in cases}))]
-    if uneven:
-        yield Note(f"folds were trained to very different amounts, {'; '.join(uneven)}", warning=True)
-
-
-def _uneven(name: Name, folds: Iterable[Path]) -> str:
-    """The steps of each fold of a configuration where they differ much; empty where they do not."""
-    steps = {fold.name: read_record(fold / "model.json", ModelCard).steps for fold in sorted(folds)}
-    if max(steps.values()) <= UNEVEN * min(steps.values()):
-        return ""
-    return f"{name}: " + ", ".join(f"fold {fold} {counted(n, 'step')}" for fold, n in steps.items())
+    different = {name: uneven({of[case] for case in cases}) for name, of in held.items()}
+    if told := "; ".join(f"{name}: {text}" for name, text in different.items() if text):
+        yield Note(f"folds were trained to very different amounts, {told}", warning=True)
 
 
 def _candidate(members: Members, dice: Sequence[Means]) -> Candidate:

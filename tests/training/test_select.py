@@ -161,7 +161,7 @@ def test_folds_that_were_trained_to_very_different_amounts_are_named(tmp_path: P
             path.write_text(read_record(path, ModelCard).model_copy(update={"steps": steps}).model_dump_json())
     _, notes = selected(run)
     uneven = [note for note in notes if "very different" in note]
-    assert uneven == ["folds were trained to very different amounts, 3d: fold 0 100 steps, fold 1 201 steps"]
+    assert uneven == ["folds were trained to very different amounts, 3d: fold 0 for 100 steps, fold 1 for 201"]
 
 
 def test_all_kept_predictions_are_looked_for_before_anything_is_predicted(
