@@ -45,7 +45,8 @@ def describe(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {precision(device)}"
-    return f"CPU, {torch.get_num_threads()} threads, {precision(device)}"
+    n = torch.get_num_threads()
+    return f"CPU, {n} thread{'' if n == 1 else 's'}, {precision(device)}"
 
 
 def precision(device: torch.device) -> Literal["bf16", "fp32"]:

@@ -82,6 +82,7 @@ def command(
                 "fold": f.fold,
                 "steps": f.steps,
                 "seconds": round(f.seconds, 1),
+                "known": f.known,
                 "scores": f.scores and f.scores.model_dump(mode="json"),
             }
             for f in trained.folds
@@ -93,6 +94,10 @@ def command(
             console.say(f"fold {f.fold}: {counted(f.steps, 'step')} in {f.seconds:.0f} s; {f.folder}")
             if f.scores is not None:
                 console.show(scores_table(f.scores, f"Validation of fold {f.fold}"))
+            if f.known:
+                cases = counted(f.known, "validation case")
+                told = f"the model that fold {f.fold} began with was trained on {cases}: these scores are too good"
+                console.say(told, "yellow")
         if trained.crossvalidation is not None:
             console.show(
                 crossvalidation_table(trained.crossvalidation, f"Cross-validation, {len(trained.folds)} folds")

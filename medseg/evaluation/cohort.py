@@ -17,6 +17,7 @@ from medseg.evaluation.surface import SURFACE
 from medseg.files import RESEARCH_USE, Record, write_record, write_text
 
 N_WORST = 3  # cases named for each structure and for the cohort
+DRAWS, CONFIDENCE = 2000, 0.95  # of the bootstrap
 _QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
 
 
@@ -125,6 +126,33 @@ def summarise(
     )
 
 
+def mean_dice(rows: Iterable[StructureScore]) -> dict[str, float]:
+    """The mean Dice of each structure over the cases in which either map holds it."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.dice is not None:
+            found.setdefault(row.structure, []).append(row.dice)
+    return {name: math.fsum(values) / len(values) for name, values in found.items()}
+
+
+def present(scores: Iterable[StructureScore], structure: str) -> list[StructureScore]:
+    """The rows of a structure that either map holds: those that metrics are over."""
+    return [row for row in scores if row.structure == structure and row.status != "both_empty"]
+
+
+def penalised(present: Sequence[StructureScore], metric: str, diagonals_mm: Mapping[str, float]) -> list[float]:
+    """A metric's values, an infinite distance as the diagonal of its image."""
+    values = ((float(getattr(row, metric)), diagonals_mm[row.case]) for row in present)
+    return [value if math.isfinite(value) else diagonal for value, diagonal in values]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a mean: percentiles of the means of cases drawn with replacement; the same each time."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
+    low, high = np.quantile(np.asarray(values)[drawn].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
 def as_csv(scores: Iterable[StructureScore]) -> str:
     """One line for each case and structure; `inf` where missed or spurious, empty where there is nothing to measure."""
     text = io.StringIO()
@@ -167,15 +195,12 @@ def _structure(name: str, rows: Sequence[StructureScore], diagonals_mm: Mapping[
 def _summary(metric: str, present: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> Summary:
     values = [float(getattr(row, metric)) for row in present]
     finite = [value for value in values if math.isfinite(value)]
-    penalised = [
-        value if math.isfinite(value) else diagonals_mm[row.case] for value, row in zip(values, present, strict=True)
-    ]
     return Summary(
         n=len(values),
         n_finite=len(finite),
         mean=_mean(finite),
         sd=float(np.std(finite, ddof=1)) if len(finite) > 1 else None,
-        mean_penalised=_mean(penalised) if metric in DISTANCES else None,
+        mean_penalised=_mean(penalised(present, metric, diagonals_mm)) if metric in DISTANCES else None,
         **{name: _quantile(values, share) for name, share in _QUANTILES.items()},
     )
 
@@ -199,8 +224,8 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
 
 def _macro(summaries: Sequence[Summary]) -> MacroMean:
     means = [s.mean for s in summaries if s.mean is not None]
-    penalised = [s.mean_penalised for s in summaries if s.mean_penalised is not None]
-    return MacroMean(n=len(means), mean=_mean(means), mean_penalised=_mean(penalised))
+    with_diagonals = [s.mean_penalised for s in summaries if s.mean_penalised is not None]
+    return MacroMean(n=len(means), mean=_mean(means), mean_penalised=_mean(with_diagonals))
 
 
 def _worst_cases(rows: Iterable[StructureScore]) -> tuple[CaseMean, ...]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from medseg.errors import RunError
-from medseg.files import Record, read_record
+from medseg.files import Record
 from medseg.imaging.grid import Grid
 from medseg.imaging.volume import LabelMap
-from medseg.planning.plan import Name, Splits
+from medseg.inference.model import run_splits
+from medseg.planning.plan import Name
 from medseg.preprocessing.cache import from_runs, runs_of
 from medseg.preprocessing.case_file import Part, read_case_file, write_case_file
 
@@ -94,11 +95,9 @@ def validation_folds(run: Path, configuration: Name) -> list[tuple[Path, tuple[s
     Raises:
         RunError: `run` holds no splits.
     """
-    if not (run / "splits.json").is_file():
-        raise RunError("is not a run of medseg: it holds no splits.json", run, "make one with medseg plan DATA -o RUN")
     seen: set[str] = set()
     found = []
-    for k, fold in enumerate(read_record(run / "splits.json", Splits).folds):
+    for k, fold in enumerate(run_splits(run).folds):
         found.append((run / "folds" / configuration / str(k), tuple(c for c in fold.validation if c not in seen)))
         seen |= set(fold.validation)
     return found

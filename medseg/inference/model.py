@@ -13,7 +13,7 @@ from torch import nn
 from medseg.errors import InputError, RunError
 from medseg.files import RESEARCH_USE, Record, read_record, sha256, write_record, written_whole
 from medseg.networks.table import build_network
-from medseg.planning.plan import Name, Plan
+from medseg.planning.plan import Name, Plan, Splits
 
 VERSION = 1
 
@@ -131,6 +131,17 @@ def run_plan(run: Path) -> Plan:
     if not (run / "plan.json").is_file():
         raise RunError("is not a run of medseg: it holds no plan.json", run, "make one with medseg plan DATA -o RUN")
     return read_record(run / "plan.json", Plan)
+
+
+def run_splits(run: Path) -> Splits:
+    """The folds of a run.
+
+    Raises:
+        RunError: `run` is not a run.
+    """
+    if not (run / "splits.json").is_file():
+        raise RunError("is not a run of medseg: it holds no splits.json", run, "make one with medseg plan DATA -o RUN")
+    return read_record(run / "splits.json", Splits)
 
 
 def finished_folds(run: Path, configuration: Name | None = None) -> list[Path]:

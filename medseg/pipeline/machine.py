@@ -44,7 +44,7 @@ def machine(kind: Kind) -> Machine:
 
 def _measured(kind: Kind, network: NetworkSettings, patch: tuple[int, ...], batch: int) -> Measured | None:
     from medseg.compute import choose_device
-    from medseg.training.measure import measure_step
+    from medseg.training.learning.measure import measure_step
 
     return measure_step(network, patch, batch, choose_device(kind))
 

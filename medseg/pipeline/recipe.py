@@ -36,6 +36,8 @@ class PlanStep(Record):
     splits: str | None = None
     also: tuple[str, ...] = ()
     init: str | None = None
+    loss: str = "dice_ce"
+    class_weights: str = "even"
 
 
 class TrainStep(Record):
@@ -211,18 +213,17 @@ def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iter
         asked = (recipe.spacing, recipe.dims, recipe.memory, recipe.budget, recipe.seed, recipe.device, p.series)
         read = steps.read_options(p.allow_gaps, p.suv, p.prefer)
         folds = data / p.splits if p.splits else None
-        words = f"plan {p.data} -o {p.run}" + (f" --also {','.join(p.also)}" if p.also else "")
-        words += f" --init {p.init}" if p.init else ""
+        words = f"plan {p.data} -o {p.run}" + _given(p, "also", "init", "loss", "class_weights")
         model = data / p.init if p.init else None
         taken = (read, p.labels, recipe.network, folds, p.also, model)
-        return words, steps.plan(where, run, *asked, *taken)
+        return words, steps.plan(where, run, *asked, *taken, loss=p.loss, class_weights=p.class_weights)
     if step.train:
         return _begin_training(step.train, recipe, data, out)
     if step.select:
         return f"select {step.select.run}", steps.select(out / step.select.run, recipe.device)
     if step.infer:
         i = step.infer
-        words = f"infer {i.run} {i.scans} -o {i.out}" + (f" --format {','.join(i.format)}" if i.format else "")
+        words = f"infer {i.run} {i.scans} -o {i.out}" + _given(i, "format")
         codes = data / i.codes if i.codes else None
         read = steps.read_options(i.allow_gaps, prefer=i.prefer)
         wanted = (recipe.device, i.format, i.series, codes, read)
@@ -234,17 +235,20 @@ def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iter
     raise InputError("a step without a verb")
 
 
+def _given(step: Record, *names: str) -> str:
+    """Those of a step's settings that are not its defaults, as one would type them."""
+    values = {name: getattr(step, name) for name in names}
+    given = {name: value for name, value in values.items() if value != type(step).model_fields[name].default}
+    words = []
+    for name, value in given.items():
+        text = ",".join(value) if isinstance(value, tuple) else value
+        words.append(f" --{name.replace('_', '-')}" + ("" if value is True else f" {text}"))
+    return "".join(words)
+
+
 def _begin_training(step: TrainStep, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iterator[Any]]:
     fold = None if step.fold is None else str(step.fold)
-    given = {
-        "fold": fold,
-        "folds": step.folds,
-        "configuration": step.configuration,
-        "init": step.init,
-        "gpus": step.gpus,
-        "budget": step.budget,
-    }
-    words = "".join(f" --{name} {value}" for name, value in given.items() if value)
+    words = _given(step, "fold", "folds", "configuration", "init", "gpus", "budget", "deterministic")
     events = steps.train(
         out / step.run,
         fold,
@@ -256,4 +260,4 @@ def _begin_training(step: TrainStep, recipe: Recipe, data: Path, out: Path) -> t
         deterministic=step.deterministic,
         gpus=step.gpus,
     )
-    return f"train {step.run}{words}" + (" --deterministic" if step.deterministic else ""), events
+    return f"train {step.run}{words}", events

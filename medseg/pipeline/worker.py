@@ -24,10 +24,10 @@ from medseg.events import Event
 from medseg.parallel import available_cores
 from medseg.report.training import draw_curves
 from medseg.training.crossvalidation import cases_of
-from medseg.training.distributed import Ranks, started
 from medseg.training.fold import FoldTrained, train_fold
 from medseg.training.job import FoldJob, How
 from medseg.training.launch import GRACE_S, WorkerJob
+from medseg.training.learning.distributed import Ranks, started
 from medseg.training.run import plan_for
 from medseg.training.wire import told
 

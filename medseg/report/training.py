@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg.evaluation.case import StructureScore
-from medseg.evaluation.cohort import Scores, StructureSummary
+from medseg.evaluation.cohort import Scores, StructureSummary, interval, penalised, present
 from medseg.files import RESEARCH_USE, written_whole
 from medseg.report.table import Table, number
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 EVENTS, CURVES = "events.jsonl", "curves.png"
 MOST_STRUCTURES = 10  # with a curve and a name of their own; of more, the mean and the range are drawn
-DRAWS = 2000  # of the bootstrap
-CONFIDENCE = 0.95
 FEWEST = 5  # cases for which an interval is told: of fewer it says nothing of other cases
 
 # name, heading, digits
@@ -96,7 +93,7 @@ def crossvalidation_table(scores: Scores, title: str = "Cross-validation") -> Ta
         macro = [scores.mean_over_structures[metric] for metric, _, _ in _COLUMNS]
         means = [m.mean if m.mean_penalised is None else m.mean_penalised for m in macro]
         rows.append(("mean", "", *(number(mean, c[2]) for mean, c in zip(means, _COLUMNS, strict=True))))
-    few = any(0 < len(_present(scores, s)) < FEWEST for s in scores.structures)
+    few = any(0 < len(present(scores.scores, s.structure)) < FEWEST for s in scores.structures)
     remarks = (
         "means over cases, each scored by the fold that held it out, with the 95 % interval of the mean (bootstrap "
         f"over cases); NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm",
@@ -107,16 +104,8 @@ def crossvalidation_table(scores: Scores, title: str = "Cross-validation") -> Ta
     return Table(title, ("structure", "cases", *(name for _, name, _ in _COLUMNS)), tuple(rows), remarks)
 
 
-def _present(scores: Scores, summary: StructureSummary) -> list[StructureScore]:
-    return [row for row in scores.scores if row.structure == summary.structure and row.status != "both_empty"]
-
-
 def _with_interval(scores: Scores, summary: StructureSummary, metric: str, digits: int) -> str:
-    present = _present(scores, summary)
-    values = [float(getattr(row, metric)) for row in present]
-    values = [
-        v if np.isfinite(v) else scores.diagonals_mm[row.case] for v, row in zip(values, present, strict=True)
-    ]  # as the summary's own penalised mean counts them
+    values = penalised(present(scores.scores, summary.structure), metric, scores.diagonals_mm)
     if not values:
         return "-"
     mean = number(float(np.mean(values)), digits)
@@ -124,10 +113,3 @@ def _with_interval(scores: Scores, summary: StructureSummary, metric: str, digit
         return f"{mean} (-)"
     low, high = interval(values)
     return f"{mean} ({number(low, digits)} to {number(high, digits)})"
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of a mean: percentiles of the means of cases drawn with replacement; the same each time."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
-    low, high = np.quantile(np.asarray(values)[drawn].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)

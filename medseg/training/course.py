@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 from medseg.events import Advanced, Event, Note
 from medseg.training.budget import Line, Pace, Timer
-from medseg.training.checkpoint import Progress, save_checkpoint
 from medseg.training.job import FoldJob
 from medseg.training.journal import Journal
+from medseg.training.learning.checkpoint import Progress, save_checkpoint
+from medseg.training.learning.loop import Learner, StepDone
 from medseg.training.looks import Looks
-from medseg.training.loop import Learner, StepDone
 
 SAVE_EVERY_S = 120.0
 WRITE_EVERY_S = 10.0

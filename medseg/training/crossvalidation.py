@@ -9,25 +9,14 @@ from medseg.errors import InputError, RunError
 from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import Scores, summarise, write_scores
 from medseg.files import output_folder, read_record, write_record
-from medseg.inference.model import ModelCard, run_plan
+from medseg.inference.model import ModelCard, run_plan, run_splits
 from medseg.planning.explain import counted
 from medseg.planning.fingerprint import Fingerprint
-from medseg.planning.plan import Fold, Name, Splits
+from medseg.planning.plan import Fold, Name
 from medseg.planning.splits import split
 
 FOLDER = "crossvalidation"
 UNEVEN = 2.0  # times the steps of another fold: what both say together is hardly one figure
-
-
-def read_splits(run: Path) -> Splits:
-    """The splits of a planned run.
-
-    Raises:
-        RunError: it is none.
-    """
-    if not (run / "splits.json").is_file():
-        raise RunError("is not a run of medseg: it holds no splits.json", run, "make one with medseg plan DATA -o RUN")
-    return read_record(run / "splits.json", Splits)
 
 
 def use_folds(run: Path, n: int) -> str | None:
@@ -37,7 +26,7 @@ def use_folds(run: Path, n: int) -> str | None:
         RunError: folds of another split are trained or begun, or the user gave the folds.
         InputError: there are fewer cases than folds.
     """
-    plan, parts = run_plan(run), read_splits(run)
+    plan, parts = run_plan(run), run_splits(run)
     if len(parts.folds) == n:
         return None
     if parts.given:
@@ -62,7 +51,7 @@ def cases_of(fold: str, run: Path) -> Fold:
     Raises:
         InputError: there is no such fold, or it has no case to train on.
     """
-    parts = read_splits(run)
+    parts = run_splits(run)
     if fold == "all":
         names = {n for f in parts.folds for n in (*f.train, *f.validation)}
         if not names:
@@ -87,7 +76,7 @@ def cross_validate(run: Path, configuration: Name) -> Scores | None:
         ResourceError: the disk is full.
     """
     folder = run / "folds" / configuration
-    parts = [_scores(folder / str(k)) for k in range(len(read_splits(run).folds))]
+    parts = [_scores(folder / str(k)) for k in range(len(run_splits(run).folds))]
     found = [scores for scores in parts if scores is not None]
     if len(found) < len(parts) or len(found) < 2:
         return None

@@ -11,39 +11,43 @@ import torch
 
 from medseg.compute import describe
 from medseg.errors import InputError, ResourceError
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.cohort import Scores, mean_dice
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
-from medseg.inference.model import ModelCard, read_card, save_model
+from medseg.inference.model import ModelCard, save_model
 from medseg.planning.cost import GB
 from medseg.planning.explain import counted
 from medseg.preprocessing.cache import LoadedCase, load_cases
 from medseg.training.budget import Pace, SharedPace
 from medseg.training.cascade import with_previous
-from medseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from medseg.training.course import Course
-from medseg.training.distributed import Ranks, from_first_rank, sum_over_ranks
+from medseg.training.data.patches import batches
+from medseg.training.data.sources import Placed, place
 from medseg.training.job import FoldJob
 from medseg.training.journal import Journal
+from medseg.training.learning.checkpoint import Progress, load_checkpoint, save_checkpoint
+from medseg.training.learning.distributed import Ranks, from_first_rank, sum_over_ranks
+from medseg.training.learning.loop import Learner, StepDone, build_learner, fit
 from medseg.training.looks import Looks
-from medseg.training.loop import Learner, StepDone, build_learner, fit
-from medseg.training.losses import build_loss
-from medseg.training.patches import batches
-from medseg.training.sources import Placed, place
-from medseg.training.transfer import adapt, known_cases, origin_of
+from medseg.training.losses.table import build_loss
+from medseg.training.transfer import adapt, origin_of
 
 SMALLEST_SHARE = 0.3  # of the budget that must be left for steps
 
 
 @dataclass(frozen=True)
 class FoldTrained:
-    """One fold's end. `scores` is None where there were no validation cases."""
+    """One fold's end. `scores` is None where there were no validation cases.
+
+    known: validation cases that the model was trained on with which this training began: their scores are too good.
+    """
 
     fold: str
     folder: Path
     steps: int
     seconds: float
     scores: Scores | None
+    known: int = 0
 
 
 def train_fold(job: FoldJob, ranks: Ranks | None = None) -> Iterator[Event | FoldTrained]:
@@ -69,11 +73,11 @@ def _train_fold(job: FoldJob, ranks: Ranks) -> Iterator[Event | FoldTrained]:
     seconds = None if job.ends is None else job.ends - job.clock()
     learner = build_learner(job.plan, ranks.device, ranks.ranks, job.how.deterministic, seconds)
     before = load_checkpoint(job.checkpoint, learner, job.digest)
-    progress = before or Progress(plan=job.digest)
+    progress = before or Progress(plan=job.digest, origin=origin_of(job.run, job.cases, job.how.init))
     training_bytes = GB * job.plan.configuration.cost.training_gb
     placed = place(training, ranks.device, ranks=ranks.ranks, training_bytes=training_bytes)
     yield Note(placed.told)
-    yield from _start(learner, before, job)
+    yield from _start(learner, before, progress.origin.known, job)
     if not ranks.writes:
         for _ in _steps(learner, placed, _share(None, job, ranks), progress.step, job, ranks):
             pass
@@ -118,7 +122,7 @@ def _finish(
             yield event
         if job.asked_to_end():
             raise KeyboardInterrupt
-    dice = mean_dice(scores)
+    dice = mean_dice(scores.scores if scores else ())
     journal.line(last.model_copy(update={"elapsed_s": elapsed()}), 0.0, None, dice)
     journal.draw()
     journal.close()
@@ -130,26 +134,25 @@ def _finish(
         seconds=round(elapsed(), 1),
         dice=dice,
         weights_sha256="",
-        origin=origin_of(job.run, job.cases, job.how.init),
+        origin=last.origin,
         medseg=version("medseg"),
         torch=torch.__version__,
     )
     save_model(job.folder, learner.evaluated(), card)
     job.checkpoint.unlink(missing_ok=True)
-    yield FoldTrained(job.fold, job.folder, last.step, card.seconds, scores)
+    yield FoldTrained(job.fold, job.folder, last.step, card.seconds, scores, last.origin.known)
 
 
 def _loaded(names: tuple[str, ...], job: FoldJob) -> tuple[LoadedCase, ...]:
     return with_previous(load_cases(job.cache, names, job.plan.configuration.preprocessing), job.run, job.plan)
 
 
-def _start(learner: Learner, before: Progress | None, job: FoldJob) -> Iterator[Note]:
+def _start(learner: Learner, before: Progress | None, known: int, job: FoldJob) -> Iterator[Note]:
     """Say where training goes on from, or take over the weights of another model."""
     if before is not None:
         yield Note(f"fold {job.fold} goes on from step {before.step}")
         return
     if job.how.init is not None:
-        known = known_cases(read_card(job.how.init), job.run, job.cases.validation)
         found = adapt(learner.network, job.how.init, job.plan, known)
         yield from (Note(line) for line in found.told)
         yield from (Note(line, warning=True) for line in found.warnings)
@@ -193,10 +196,3 @@ def _share(pace: Pace | None, job: FoldJob, ranks: Ranks) -> Callable[[int], flo
     if ranks.ranks > 1:
         return SharedPace(pace, lambda value: from_first_rank(value, ranks.device))
     return pace.share if pace is not None else lambda _: 1.0
-
-
-def mean_dice(scores: Scores | None) -> dict[str, float]:
-    """The mean Dice of each structure that some case holds."""
-    if scores is None:
-        return {}
-    return {s.structure: mean for s in scores.structures if (mean := s.metrics["dice"].mean) is not None}

@@ -14,8 +14,8 @@ from medseg.errors import InputError
 from medseg.planning.explain import counted, duration
 from medseg.planning.plan import Budget, Fold, Plan
 from medseg.training.budget import ends_of_next
-from medseg.training.checkpoint import Progress
 from medseg.training.journal import Draw
+from medseg.training.learning.checkpoint import Progress
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from medseg.errors import InputError, explained
 from medseg.files import write_text
-from medseg.training.checkpoint import Progress
+from medseg.training.learning.checkpoint import Progress
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from medseg.evaluation.case import StructureScore, diagonal_mm
-from medseg.evaluation.cohort import Scores, summarise, write_scores
+from medseg.evaluation.cohort import Scores, mean_dice, summarise, write_scores
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
 from medseg.planning.plan import Plan
@@ -89,7 +88,7 @@ class Looks:
         if self._look_s is None:
             self._case_s.clear()  # of the estimate
         self._case_s.append(max(self._clock() - began, 1e-3) / len(self._some))
-        return _mean_dice(rows)
+        return mean_dice(rows)
 
     def looked(self, seconds: float) -> None:
         """A look, with all that belongs to it, took so long."""
@@ -119,11 +118,3 @@ def spread(cases: Sequence[LoadedCase], n: int) -> tuple[LoadedCase, ...]:
     by_size = sorted(cases, key=lambda case: case.classes_XYZ.size)
     n = min(n, len(by_size))
     return tuple(by_size[(2 * k + 1) * len(by_size) // (2 * n)] for k in range(n))
-
-
-def _mean_dice(rows: Sequence[StructureScore]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if row.dice is not None:
-            found.setdefault(row.structure, []).append(row.dice)
-    return {name: float(np.mean(values)) for name, values in found.items()}

@@ -25,16 +25,21 @@ from medseg.evaluation.cohort import Scores
 from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.inference.model import ModelCard, run_plan
+from medseg.planning.configure import descent
+from medseg.planning.cost import within
+from medseg.planning.explain import counted
 from medseg.planning.plan import Budget, Name, Plan
 from medseg.training.crossvalidation import cases_of, cross_validate, uneven, use_folds
-from medseg.training.distributed import check_batch
 from medseg.training.fold import FoldTrained, train_fold
 from medseg.training.job import FoldJob, How, check_amount, queue_of
 from medseg.training.launch import on_ranks, side_by_side
+from medseg.training.learning.distributed import check_batch
 from medseg.training.stopping import interruptible, terminable
 from medseg.training.transfer import starting_model
 
 __all__ = ["FoldTrained", "How", "Trained", "plan_for", "train", "use_folds"]
+
+_DEVICES = {"cpu": "a CPU", "cuda": "a GPU"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ def train(
         elif given is not None and job.checkpoint.is_file():
             told = "goes on from its own checkpoint: --init is not read again; delete it to begin anew"
             yield Note(f"fold {job.fold} {told}", warning=True)
+    if left and (told := unlike_planned(plan, budget, rounds, device.type)):
+        yield Note(told, warning=True)
     failed: dict[str, str] = {}
     if side > 1:
         if gpus > len(jobs):
@@ -133,6 +140,23 @@ def plan_for(run: Path, configuration: Name | None) -> Plan:
     return plan.model_copy(update={"chosen": configuration})
 
 
+def unlike_planned(plan: Plan, budget: Budget, rounds: int, device: str) -> str:
+    """That the plan was made for another device, or would have another optimiser for a budget that `rounds` folds
+    share; else empty.
+    """
+    made = plan.configuration
+    if plan.request.device != device:
+        what = f"the plan was made for {_DEVICES[plan.request.device]}, and this is {_DEVICES[device]}"
+        return f"{what}: patch, batch and optimiser suit another; plan with --device {device}"
+    share = budget if budget.seconds is None else Budget(seconds=budget.seconds / rounds)
+    steps = within(share, made.cost.step_s)[1]
+    better, planned = descent(plan.request.device, steps)["optimiser"], made.schedule.optimiser
+    if steps is None or better == planned:
+        return ""
+    told = f"the budget holds about {counted(steps, 'step')} of a fold, and the plan's optimiser, {planned},"
+    return f"{told} was chosen for another number; plan with a --budget of one fold to let it choose {better}"
+
+
 def _check(job: FoldJob, budget: Budget, rounds: int) -> None:
     """Make sure, before anything changes, that a trained fold is whole and that a begun one has something left."""
     if not job.is_trained:
@@ -159,4 +183,4 @@ def _finished(job: FoldJob) -> FoldTrained:
     card = read_record(job.folder / "model.json", ModelCard)
     path = job.folder / "validation" / "scores.json"
     scores = read_record(path, Scores) if path.is_file() else None
-    return FoldTrained(job.fold, job.folder, card.steps, card.seconds, scores)
+    return FoldTrained(job.fold, job.folder, card.steps, card.seconds, scores, card.origin.known)

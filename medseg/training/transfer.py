@@ -70,26 +70,20 @@ def origin_of(run: Path, cases: Fold, init: Path | None) -> Origin:
         InputError: the model is damaged.
     """
     card = None if init is None else read_card(init)
-    scans = set() if card is None else set(card.origin.scans)
-    for of_case in scans_of(run, cases.train):
-        scans |= of_case
+    seen = set() if card is None else set(card.origin.scans)
+    of = scans_of(run)
     return Origin(
-        scans=tuple(sorted(scans)),
+        scans=tuple(sorted(seen.union(*(of.get(case, ()) for case in cases.train)))),
         init_sha256="" if card is None else card.weights_sha256,
-        known=0 if card is None else known_cases(card, run, cases.validation),
+        known=sum(not seen.isdisjoint(of.get(case, ())) for case in cases.validation),
     )
 
 
-def known_cases(card: ModelCard, run: Path, cases: Sequence[str]) -> int:
-    """How many of these cases the model of this card was trained on: some channel of theirs has the very voxels."""
-    return sum(not of_case.isdisjoint(card.origin.scans) for of_case in scans_of(run, cases))
-
-
-def scans_of(run: Path, cases: Sequence[str]) -> list[frozenset[str]]:
-    """For each case the digests of its channels' voxels; empty where the run does not hold what it was planned from."""
+def scans_of(run: Path) -> dict[str, frozenset[str]]:
+    """For each case the digests of its channels' voxels; none where the run does not hold what it was planned from."""
     path = run / "fingerprint.json"
-    looked = {c.case: c.whole for c in read_record(path, Fingerprint).cases} if path.is_file() else {}
-    return [frozenset(whole.digest for whole in looked.get(case, ())) for case in cases]
+    looked = read_record(path, Fingerprint).cases if path.is_file() else ()
+    return {case.case: frozenset(whole.digest for whole in case.whole) for case in looked}
 
 
 @torch.no_grad()
@@ -99,7 +93,7 @@ def adapt(network: nn.Module, model: Path, plan: Plan, known: int | None = None)
     Channels and structures are matched by name. A channel that the model does not know starts with weights of 0 where
     others are known, so that the network first answers as the model does; with none known, with the mean of the model's
     own (or, of as many, with theirs in order). A structure that the model does not know keeps its fresh weights.
-    known: how many validation cases the model was trained on (`known_cases`), which is warned of; None: not counted.
+    known: how many validation cases the model was trained on (`Origin.known`), which is warned of; None: not counted.
 
     Raises:
         InputError: the two have no layer in common, or the model is damaged.

@@ -19,11 +19,11 @@ from torch import nn
 from medseg.networks.topology import NetworkSettings
 from medseg.networks.unet import EPSILON, InstanceNorm
 from medseg.planning.plan import Schedule
-from medseg.training.faster import WAYS
-from medseg.training.loop import Learner, fit, learner_of
-from medseg.training.losses import deep_loss
-from medseg.training.measure import MadeUp
-from medseg.training.passes import Batch
+from medseg.training.learning.faster import WAYS
+from medseg.training.learning.loop import Learner, fit, learner_of
+from medseg.training.learning.measure import MadeUp
+from medseg.training.learning.passes import Batch
+from medseg.training.losses.table import deep_loss
 
 PEER = Path(__file__).with_name("nnunet_step.py")
 

@@ -38,9 +38,9 @@ from medseg.networks.work import forward_macs
 from medseg.planning.plan import Configuration, Cost, Window
 from medseg.preprocessing.cache import LoadedCase
 from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
-from medseg.training import passes
-from medseg.training.patches import batches
-from medseg.training.sources import place
+from medseg.training.data.patches import batches
+from medseg.training.data.sources import place
+from medseg.training.learning import passes
 from tests.benchmarks.steps_in_turn import Ours, Peer, Size, Theirs, beside, in_turn
 
 RESULTS = Path(__file__).parent / "results"

@@ -49,7 +49,7 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "train", run, "--steps", "2", "--device", "cpu")
     assert code == 0
     assert "Validation of fold 0" in out
-    assert "train fold 0: 4 cases, 2 to validate on, CPU, 1 threads" in err
+    assert "train fold 0: 4 cases, 2 to validate on, CPU, 1 thread," in err
     code, out, err = call(capsys, "train", run, "--json", "--folds", "2", "--steps", "1")
     assert code == 2  # folds of another split are trained
     code, out, err = call(capsys, "train", run, "--json", "--fold", "1", "--steps", "1")

@@ -214,6 +214,17 @@ def test_a_recipe_may_name_the_network_and_the_folds(tmp_path: Path) -> None:
     assert read_recipe(recipe_file(tmp_path), ["network=resenc-l"]).network == "resenc-l"
 
 
+def test_a_recipe_may_choose_the_loss(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", 3)
+    asked = "{plan: {loss: dice-focal, class_weights: volume}}"
+    recipe = read_recipe(recipe_file(tmp_path, PLAIN.replace("{plan: {}}", asked) + "data: data\n"))
+    events = list(run_recipe(recipe, tmp_path / "out"))
+    words = [e.words for e in events if isinstance(e, StepBegins)]
+    assert words[0] == "plan . -o run --loss dice-focal --class-weights volume"
+    schedule = read_record(tmp_path / "out/run/plan.json", Plan).configuration.schedule
+    assert (schedule.loss, len(schedule.class_weights)) == ("dice_focal", 3)
+
+
 def test_all_that_training_can_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[Any, ...]] = []
 

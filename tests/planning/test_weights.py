@@ -8,7 +8,7 @@ from medseg.errors import InputError
 from medseg.planning.plan import LossName, Region, Structure
 from medseg.planning.volumes import Volumes
 from medseg.planning.weights import check_weights, class_weights, loss_named, outputs_of
-from medseg.training.losses import LOSSES
+from medseg.training.losses.table import LOSSES
 
 STRUCTURES = (
     Structure(value=1, name="Liver"),

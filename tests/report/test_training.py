@@ -10,8 +10,8 @@ import pytest
 from matplotlib import image as pictures
 
 from medseg.evaluation.case import StructureScore
-from medseg.evaluation.cohort import summarise
-from medseg.report.training import crossvalidation_table, draw_curves, interval
+from medseg.evaluation.cohort import interval, summarise
+from medseg.report.training import crossvalidation_table, draw_curves
 
 
 def fold_with(folder: Path, lines: list[dict[str, Any]]) -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medseg.planning.plan import Configuration, Plan
-from medseg.training.loop import Learner, build_learner
+from medseg.training.learning.loop import Learner, build_learner
 from tests.tiny import CPU, plan_of
 
 SIDE = 8

@@ -17,9 +17,9 @@ from medseg.events import Advanced, Note, Stage
 from medseg.inference.model import load_model
 from medseg.planning.plan import Budget, Fold
 from medseg.training import course, fold, journal, looks
-from medseg.training.checkpoint import Progress
 from medseg.training.job import FoldJob
 from medseg.training.journal import Journal, check_tensorboard
+from medseg.training.learning.checkpoint import Progress
 from medseg.training.looks import Looks, spread
 from medseg.training.run import How, train
 from medseg.training.stopping import terminable

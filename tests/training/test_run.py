@@ -20,8 +20,8 @@ from medseg.files import read_record, write_record
 from medseg.inference.model import ModelCard, load_model
 from medseg.planning.plan import Budget, Plan, Splits
 from medseg.training import course, fold, looks
-from medseg.training.run import FoldTrained, How, Trained, check_gpus, train, use_folds
-from tests.tiny import CPU, configuration, last, planned_run
+from medseg.training.run import FoldTrained, How, Trained, check_gpus, train, unlike_planned, use_folds
+from tests.tiny import CPU, configuration, last, plan_of, planned_run
 
 
 class Clock:
@@ -374,6 +374,17 @@ def test_a_start_that_comes_too_late_is_told(tmp_path: Path, monkeypatch: pytest
     assert warned == ["fold 0 goes on from its own checkpoint: --init is not read again; delete it to begin anew"]
 
 
+def test_what_training_began_with_is_kept_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, run = planned_run(tmp_path / "a"), planned_run(tmp_path / "b")
+    trained(model, budget=Budget(steps=1))
+    first = model / "folds/3d/0"
+    begun(run, monkeypatch, 2, budget=Budget(steps=4), how=How(init=first))
+    trained(run, budget=Budget(steps=4))
+    ours, theirs = (read_record(of / "folds/3d/0/model.json", ModelCard) for of in (run, model))
+    assert ours.origin.init_sha256 == theirs.weights_sha256
+    assert set(theirs.origin.scans) <= set(ours.origin.scans)
+
+
 def test_folds_that_were_trained_very_differently(tmp_path: Path) -> None:
     run = planned_run(tmp_path)
     use_folds(run, 2)
@@ -450,3 +461,20 @@ def test_a_full_disk_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     assert not list((run / "folds").glob("*/*/*.safetensors"))
     assert trained(run).folds[0].steps == 2
+
+
+def test_a_budget_for_which_another_optimiser_was_planned_is_told() -> None:
+    made = configuration()
+    made = made.model_copy(update={"cost": made.cost.model_copy(update={"step_s": 0.1})})
+    plan = plan_of(made)
+    for_gpu = plan.model_copy(update={"request": plan.request.model_copy(update={"device": "cuda"})})
+    assert unlike_planned(plan, Budget(steps=10), 1, "cpu") == unlike_planned(plan, Budget(steps=10**6), 1, "cpu") == ""
+    assert unlike_planned(for_gpu, Budget(steps=10), 1, "cuda") == ""
+    told = unlike_planned(for_gpu, Budget(steps=10**6), 1, "cuda")
+    assert told.startswith("the budget holds about 1000000 steps of a fold, and the plan's optimiser, adamw,")
+    assert told.endswith("to let it choose sgd")
+    hour = Budget(seconds=3600.0)
+    assert "adamw, was chosen" in unlike_planned(for_gpu, hour, 1, "cuda")
+    assert unlike_planned(for_gpu, hour, 10, "cuda") == ""
+    told = unlike_planned(for_gpu, hour, 10, "cpu")
+    assert told.startswith("the plan was made for a GPU, and this is a CPU")

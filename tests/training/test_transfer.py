@@ -16,7 +16,7 @@ from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.plan import Budget, Fold, Plan, Region, Splits, Structure
 from medseg.training.job import How
 from medseg.training.run import train
-from medseg.training.transfer import adapt, known_cases, origin_of, scans_of, starting_model
+from medseg.training.transfer import adapt, origin_of, scans_of, starting_model
 from tests.networks.build import FEW, PATCHES
 from tests.tiny import CPU, card_of, configuration, last, plan_of, planned_run, untrained_run
 
@@ -210,10 +210,9 @@ def test_scans_are_known_again_one_by_one_whatever_their_names(tmp_path: Path) -
     card = read_record(model / "model.json", ModelCard)
     assert card.origin == first
     validation = ("patient1", "patient2", "patient3", "patient5")
-    assert known_cases(card, other, validation) == 2
     second = origin_of(other, Fold(train=("patient0", "patient4"), validation=validation), model)
     assert (second.init_sha256, second.known) == (card.weights_sha256, 2)
-    assert set(second.scans) == {*first.scans, *scans_of(other, ["patient4"])[0]}
+    assert set(second.scans) == {*first.scans, *scans_of(other)["patient4"]}
     assert len(second.scans) == 4
 
     ours = plan.model_copy(update={"fingerprint": "another"})
@@ -228,12 +227,13 @@ def test_a_card_tells_what_training_began_with(tmp_path: Path) -> None:
     last(train(run, ["0"], Budget(steps=1), CPU))
     first = run / "folds" / "3d" / "0"
     card = read_record(first / "model.json", ModelCard)
-    assert card.origin == Origin(scans=tuple(sorted(s for one in scans_of(run, folds[0].train) for s in one)))
+    assert card.origin == Origin(scans=tuple(sorted(s for case in folds[0].train for s in scans_of(run)[case])))
     assert len(card.origin.scans) == card.trained_on
     last(train(run, ["1"], Budget(steps=1), CPU, how=How(init=first)))
     origin = read_record(run / "folds" / "3d" / "1" / "model.json", ModelCard).origin
     assert origin.init_sha256 == card.weights_sha256
     assert origin.known == len(folds[1].validation)
+    assert [f.known for f in last(train(run, ["0", "1"], Budget(steps=1), CPU)).folds] == [0, origin.known]
     old = card.model_dump(mode="json", exclude={"origin"})
     assert ModelCard.model_validate(old).origin == Origin()
 

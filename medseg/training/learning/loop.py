@@ -14,11 +14,11 @@ from medseg.events import Note
 from medseg.networks.table import build_network
 from medseg.networks.topology import NetworkSettings
 from medseg.planning.plan import Plan, Schedule
-from medseg.training.average import Average
-from medseg.training.distributed import least_of_ranks
-from medseg.training.faster import speed_up, ways_for
-from medseg.training.passes import Batch, Loss, Passes
-from medseg.training.watch import Watch, watch_on
+from medseg.training.learning.average import Average
+from medseg.training.learning.distributed import least_of_ranks
+from medseg.training.learning.faster import speed_up, ways_for
+from medseg.training.learning.passes import Batch, Loss, Passes
+from medseg.training.learning.watch import Watch, watch_on
 
 POWER = 0.9
 CLIP_NORM = 12.0

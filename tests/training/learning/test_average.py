@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from medseg.training.average import Average, decay
-from medseg.training.loop import fit
-from medseg.training.losses import build_loss
+from medseg.training.learning.average import Average, decay
+from medseg.training.learning.loop import fit
+from medseg.training.losses.table import build_loss
 from tests.tiny import configuration
 from tests.training.batches import batches, learner_for, straight
 

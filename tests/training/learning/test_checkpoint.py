@@ -12,15 +12,15 @@ import torch
 
 from medseg.errors import MedsegError, ResourceError, RunError
 from medseg.planning.plan import Configuration
-from medseg.training import checkpoint
-from medseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from medseg.training.loop import Learner, StepDone, build_learner, fit
-from medseg.training.losses import build_loss
+from medseg.training.learning import checkpoint
+from medseg.training.learning.checkpoint import Progress, load_checkpoint, save_checkpoint
+from medseg.training.learning.loop import Learner, StepDone, build_learner, fit
+from medseg.training.losses.table import build_loss
 from tests.tiny import CPU, configuration, plan_of
 from tests.training.batches import batches, learner_for, straight
 
 Optimiser = Literal["adamw", "sgd"]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,8 @@ def test_a_training_that_is_killed_ends_with_the_same_bits(tmp_path: Path) -> No
     """Killed in the middle, wherever it is; the processes share nothing but the checkpoint."""
     whole = fold(tmp_path / "whole.safetensors", 12)
     path = tmp_path / "killed.safetensors"
-    code = f"from tests.training.test_checkpoint import *; torch.set_num_threads(1); fold(Path({str(path)!r}), 12, 0.5)"
+    done = f"torch.set_num_threads(1); fold(Path({str(path)!r}), 12, 0.5)"
+    code = f"from tests.training.learning.test_checkpoint import *; {done}"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     ends = time.monotonic() + 120
     while step_of(path) < 3 and process.poll() is None and time.monotonic() < ends:
@@ -199,7 +200,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, monkeypatch: 
 
 def test_weights_are_never_pickled() -> None:
     assert not hasattr(checkpoint, "pickle")
-    package = Path(checkpoint.__file__).parents[1]
+    package = Path(checkpoint.__file__).parents[2]
     for source in package.rglob("*.py"):
         text = source.read_text(encoding="utf-8")
         assert "torch.load(" not in text, source

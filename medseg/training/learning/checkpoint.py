@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from medseg.errors import RunError
 from medseg.files import Record, written_whole
-from medseg.training.loop import Learner
+from medseg.inference.model import Origin
+from medseg.training.learning.loop import Learner
 
-VERSION = 2
+VERSION = 3
 _CPU, _GPU = "random.cpu", "random.gpu"
 
 
@@ -21,7 +22,8 @@ class Progress(Record):
     """Where training stands. Patches are drawn from (seed, fold, step), so the step is the sampler's position.
 
     plan: digest of what is trained. total_steps: to which the schedule was fitted, once it was. share: of the schedule
-    that is used up. threads: on which a CPU computed, which decides the order of sums.
+    that is used up. origin: what the network saw and began with. threads: on which a CPU computed, which decides the
+    order of sums.
     """
 
     version: int = VERSION
@@ -31,6 +33,7 @@ class Progress(Record):
     total_steps: int | None = None
     elapsed_s: float = 0.0
     loss: float | None = None
+    origin: Origin = Origin()
     threads: int | None = None
 
 

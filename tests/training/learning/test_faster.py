@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from medseg.events import Note
-from medseg.training import faster
-from medseg.training.faster import WAYS, speed_up, ways_for
-from medseg.training.loop import Learner, StepDone, fit
-from medseg.training.losses import build_loss
+from medseg.training.learning import faster
+from medseg.training.learning.faster import WAYS, speed_up, ways_for
+from medseg.training.learning.loop import Learner, StepDone, fit
+from medseg.training.losses.table import build_loss
 from tests.tiny import CPU, configuration
 from tests.training.batches import batches, learner_for, made, straight
 

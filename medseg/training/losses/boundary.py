@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medseg.training.distance import squared_distance
+
 REACH = 16.0  # voxels of the finest axis
 
 
@@ -34,20 +36,6 @@ def border_distance(truth_BXYZ: Tensor, sizes: Sequence[float], reach: float) ->
     """
     axes = tuple(range(1, truth_BXYZ.ndim))
     mixed = truth_BXYZ.any(dim=axes, keepdim=True) & ~truth_BXYZ.all(dim=axes, keepdim=True)
-    inside = _squared_distance(~truth_BXYZ, sizes, reach)
-    outside = _squared_distance(truth_BXYZ, sizes, reach)
+    inside = squared_distance(~truth_BXYZ, sizes, reach)
+    outside = squared_distance(truth_BXYZ, sizes, reach)
     return torch.where(truth_BXYZ, inside, outside).sqrt() * mixed
-
-
-def _squared_distance(to_BXYZ: Tensor, sizes: Sequence[float], reach: float) -> Tensor:
-    """Exact and without waiting for a GPU: along one axis after the other the least of shifted squares."""
-    least = torch.where(to_BXYZ, 0.0, reach**2)
-    for axis, size in enumerate(sizes, 1):
-        before, n = least, least.shape[axis]
-        least = before.clone()
-        for k in range(1, min(int(reach / size), n - 1) + 1):
-            step = (k * size) ** 2
-            up, down = least.narrow(axis, k, n - k), least.narrow(axis, 0, n - k)
-            torch.minimum(up, before.narrow(axis, 0, n - k) + step, out=up)
-            torch.minimum(down, before.narrow(axis, k, n - k) + step, out=down)
-    return least

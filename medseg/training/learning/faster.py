@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medseg.compute import memory_gave_out, precision
 from medseg.events import Note
-from medseg.training.passes import Batch, Logits, Loss, Passes
+from medseg.training.learning.passes import Batch, Logits, Loss, Passes
 
 Forward = Callable[[Tensor], Logits]
 WARM, TIMED = 3, 5  # passes of each way

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from medseg.planning.plan import LossName, Plan
-from medseg.training.boundary import boundary_sum
-from medseg.training.class_sums import of_sigmoid, of_softmax, precise
+from medseg.training.losses.boundary import boundary_sum
+from medseg.training.losses.class_sums import of_sigmoid, of_softmax, precise
 
 SMOOTH = 1e-5
 FOCUS = 2.0

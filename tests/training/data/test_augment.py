@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg.training.augment import Draw, Elastic, bend_of, change, draw, flat_axis, sampling_matrix
+from medseg.training.data.augment import Draw, Elastic, bend_of, change, draw, flat_axis, sampling_matrix
 from tests.tiny import configuration
 
 ALIKE = (0.7, 0.6, 0.9)

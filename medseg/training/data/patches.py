@@ -18,10 +18,10 @@ from torch import Tensor
 from medseg.errors import InputError
 from medseg.planning.plan import Configuration
 from medseg.preprocessing.cache import LoadedCase
-from medseg.training.augment import Draw, change, draw, evenly, place_of
-from medseg.training.gather import Boxes, Size, gather, on_device, span_of
-from medseg.training.previous import changed, one_hot
-from medseg.training.sources import Placed, cut, room_for, sent
+from medseg.training.data.augment import Draw, change, draw, evenly, place_of
+from medseg.training.data.gather import Boxes, Size, gather, on_device, span_of
+from medseg.training.data.previous import changed, one_hot
+from medseg.training.data.sources import Placed, cut, room_for, sent
 
 VOXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**22}  # of patches that are read together
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from medseg.planning.plan import Configuration
-from medseg.training.gather import Bend, Place, Size, on_device
-from medseg.training.previous import Change, draw_changes
+from medseg.training.data.gather import Bend, Place, Size, on_device
+from medseg.training.data.previous import Change, draw_changes
 
 FLAT = 3.0  # a 3D patch this many times longer than thick is rotated and scaled within its slices alone
 OBLONG = 1.5  # a slice this many times longer than wide is rotated by little

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg.training.previous import Change, changed, components, dilated, draw_changes, one_hot, without_one
+from medseg.training.data.previous import Change, changed, components, dilated, draw_changes, one_hot, without_one
 
 SIZES = st.tuples(*[st.integers(1, 12)] * 3)
 

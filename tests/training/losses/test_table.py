@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg.planning.plan import Region
-from medseg.training import class_sums, losses
-from medseg.training.loop import build_learner, fit
-from medseg.training.losses import LOSSES, SMOOTH, PlanLoss, build_loss, deep_loss
-from medseg.training.patches import batches
-from medseg.training.sources import place
+from medseg.training.data.patches import batches
+from medseg.training.data.sources import place
+from medseg.training.learning.loop import build_learner, fit
+from medseg.training.losses import class_sums, table
+from medseg.training.losses.table import LOSSES, SMOOTH, PlanLoss, build_loss, deep_loss
 from medseg.training.validate import predict_prepared
 from tests import tiny
 
@@ -128,7 +128,7 @@ def test_weights_by_the_inverse_square_of_volume_make_it_like_generalised_dice()
     theirs = GeneralizedDiceLoss(include_background=False, to_onehot_y=True, softmax=True)
     without_large, without_small = (20 * one_hot(target.masked_fill(target == k, 0)) for k in (1, 2))
     assert theirs(without_large, target[:, None]) < theirs(without_small, target[:, None])
-    dice = replace(ours, parts=losses.Parts(losses.dice))
+    dice = replace(ours, parts=table.Parts(table.dice))
     assert dice(without_large, target) < dice(without_small, target)
 
 
@@ -191,8 +191,8 @@ def test_ignored_voxels_are_those_that_cross_entropy_ignores() -> None:
     logits, target = some()
     target[0, :3] = 3
     theirs = functional.cross_entropy(logits, target, ignore_index=3)
-    made = replace(loss_of("dice_ce", ignore=3), parts=losses.Parts(losses.dice, losses.cross_entropy))
-    dice = replace(made, parts=losses.Parts(losses.dice))
+    made = replace(loss_of("dice_ce", ignore=3), parts=table.Parts(table.dice, table.cross_entropy))
+    dice = replace(made, parts=table.Parts(table.dice))
     assert_same(made(logits, target) - dice(logits, target), theirs, logits)
 
 
@@ -220,7 +220,7 @@ def test_a_perfect_answer_has_the_least_loss(name: str) -> None:
     _, target = some()
     made = loss_of(name)
     perfect = made(50 * one_hot(target), target)
-    assert float(perfect) == pytest.approx(-1 if LOSSES[name].overlap is losses.dice else 0, abs=1e-4)
+    assert float(perfect) == pytest.approx(-1 if LOSSES[name].overlap is table.dice else 0, abs=1e-4)
     assert perfect < made(50 * one_hot((target + 1) % 3), target)
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from medseg.training.augment import Draw, Elastic, place_of, sampling_matrix
-from medseg.training.gather import Boxes, Place, Size, gather, span_of
-from medseg.training.sources import cut, placed_as, room_for
+from medseg.training.data.augment import Draw, Elastic, place_of, sampling_matrix
+from medseg.training.data.gather import Boxes, Place, Size, gather, span_of
+from medseg.training.data.sources import cut, placed_as, room_for
 from tests.tiny import CPU, loaded
 
 ONE_MM = (1.0, 1.0, 1.0)

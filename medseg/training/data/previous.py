@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medseg.training.distance import squared_distance
+
 MOST_RADIUS = 8
 DROP_BELOW = 0.15  # of the patch: a larger component is kept
 ROUNDS = 12  # of joining neighbours: a maze of 255 x 255 voxels takes 10, noise 5
@@ -74,18 +76,8 @@ def _of_ball(mask: Tensor, how: Change) -> Tensor:
 
 
 def dilated(mask_XYZ: Tensor, radius: int) -> Tensor:
-    """All voxels within `radius` of the mask: their squared distance to it, an axis after the other (Saito 1994)."""
-    far = (radius + 1) ** 2  # as good as infinite
-    square = torch.where(mask_XYZ, 0, far).to(torch.int16)
-    for axis, n in enumerate(mask_XYZ.shape):
-        nearest = square.clone()
-        for step in range(1, min(radius, n - 1) + 1):
-            moved = square + step**2
-            for to, source in (((step, n), (0, n - step)), ((0, n - step), (step, n))):
-                part = nearest.narrow(axis, to[0], to[1] - to[0])
-                torch.minimum(part, moved.narrow(axis, source[0], source[1] - source[0]), out=part)
-        square = nearest
-    return square <= radius**2
+    """All voxels within `radius` of the mask."""
+    return squared_distance(mask_XYZ[None], (1.0, 1.0, 1.0), radius + 1.0)[0] <= radius**2
 
 
 def without_one(mask_XYZ: Tensor, key: int) -> Tensor:

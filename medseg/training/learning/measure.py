@@ -14,8 +14,8 @@ from medseg.compute import keep_freed_memory, memory_gave_out
 from medseg.networks.topology import NetworkSettings
 from medseg.planning.cost import Measured
 from medseg.planning.plan import Schedule
-from medseg.training.loop import StepDone, fit, learner_of
-from medseg.training.losses import deep_loss
+from medseg.training.learning.loop import StepDone, fit, learner_of
+from medseg.training.losses.table import deep_loss
 
 STEPS = 3
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medseg.parallel import available_memory_bytes
 from medseg.preprocessing.cache import LoadedCase
-from medseg.training.gather import Boxes, Size
+from medseg.training.data.gather import Boxes, Size
 
 Tier = Literal["device", "pinned", "mapped"]
 Array = npt.NDArray[Any]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from medseg.planning.cost import Measured
-from medseg.training import measure
-from medseg.training.measure import measure_step
+from medseg.training.learning import measure
+from medseg.training.learning.measure import measure_step
 from tests.tiny import CPU, configuration
 
 NETWORK = configuration().network

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medseg.preprocessing.cache import LoadedCase
-from medseg.training import sources
-from medseg.training.gather import Size
-from medseg.training.sources import cut, place, placed_as, room_for
+from medseg.training.data import sources
+from medseg.training.data.gather import Size
+from medseg.training.data.sources import cut, place, placed_as, room_for
 from tests.tiny import CPU, loaded_blobs
 
 TIERS: tuple[Literal["device", "pinned", "mapped"], ...] = ("device", "pinned", "mapped")

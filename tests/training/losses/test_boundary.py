@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from medseg.training.boundary import REACH, border_distance, boundary_sum
+from medseg.training.losses.boundary import REACH, border_distance, boundary_sum
 
 
 def blobs(shape: Sequence[int], seed: int = 0, share: float = 0.03) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg.errors import MedsegError
-from medseg.training.passes import Batch
+from medseg.training.learning.passes import Batch
 
 IN_FLIGHT = 3  # on a GPU: enough that it is never idle, few enough that the clock tells the truth
 

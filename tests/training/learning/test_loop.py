@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from medseg.errors import MedsegError, ResourceError
 from medseg.events import Note
-from medseg.training.loop import Learner, StepDone, fit, learning_rate
-from medseg.training.losses import build_loss
+from medseg.training.learning.loop import Learner, StepDone, fit, learning_rate
+from medseg.training.losses.table import build_loss
 from tests.tiny import configuration
 from tests.training.batches import batches, learner_for, made, straight
 

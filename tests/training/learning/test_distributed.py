@@ -17,15 +17,22 @@ from torch import Tensor, nn
 from medseg.errors import InputError
 from medseg.networks.table import build_network
 from medseg.planning.plan import Configuration
-from medseg.training import loop
-from medseg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from medseg.training.distributed import STARTED_BY, Ranks, check_batch, from_first_rank, started, sum_over_ranks
-from medseg.training.loop import Learner, build_learner, fit
-from medseg.training.losses import build_loss
+from medseg.training.learning import loop
+from medseg.training.learning.checkpoint import Progress, load_checkpoint, save_checkpoint
+from medseg.training.learning.distributed import (
+    STARTED_BY,
+    Ranks,
+    check_batch,
+    from_first_rank,
+    started,
+    sum_over_ranks,
+)
+from medseg.training.learning.loop import Learner, build_learner, fit
+from medseg.training.losses.table import build_loss
 from tests.tiny import CPU, configuration, plan_of
 from tests.training.batches import Made, made, straight
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STEPS = 4
 ALONE = Ranks(0, 1, CPU)
 KINDS = {
@@ -86,7 +93,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = f"from tests.training.test_distributed import *; one_of_two(Path({str(folder)!r}))"
+    code = f"from tests.training.learning.test_distributed import *; one_of_two(Path({str(folder)!r}))"
     told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(

@@ -13,13 +13,13 @@ from medseg.errors import InputError
 from medseg.planning.plan import Configuration
 from medseg.preprocessing.cache import LoadedCase, foreground_voxels
 from medseg.preprocessing.settings import Normalisation
-from medseg.training import patches
-from medseg.training.augment import Draw, place_of
-from medseg.training.patches import Batch, Pick, batches, make_batch, pick_batch
-from medseg.training.previous import Change
-from medseg.training.sources import Placed, placed_as
+from medseg.training.data import patches
+from medseg.training.data.augment import Draw, place_of
+from medseg.training.data.patches import Batch, Pick, batches, make_batch, pick_batch
+from medseg.training.data.previous import Change
+from medseg.training.data.sources import Placed, placed_as
 from tests.tiny import CPU, KEY, configuration, loaded, loaded_blobs
-from tests.training.test_gather import positions
+from tests.training.data.test_gather import positions
 
 ALL_AXES = (0, 1, 2)
 SIDE = 16

@@ -1,0 +1,1 @@
+"""Batches of patches from prepared cases, without worker processes."""

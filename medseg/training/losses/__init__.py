@@ -1,0 +1,1 @@
+"""The losses, and the sums over voxels that they are made of."""
