@@ -29,6 +29,7 @@ from medseg.training.wire import heard
 
 # an exception of Python, which torchrun marks with its rank, but not torchrun's own about it; and a signal
 _ERROR = re.compile(r"(?:\[rank\d+\]: ?)?((?!torch\.distributed\.elastic)[\w.]*(?:Error|Exception)\b.*)")
+_LOST_RANK = re.compile(r"gloo|nccl|DistBackend|(closed|reset) by peer", re.IGNORECASE)
 _SIGNAL = re.compile(r"Signal \d+ \(SIG\w+\)")
 
 Start = tuple[Sequence[str], Mapping[str, str]]  # a command, and what its environment has besides ours
@@ -207,17 +208,26 @@ def _events(said: Said) -> Iterator[Event]:
 
 def _was_killed(code: int, last: Sequence[str]) -> bool:
     """Whether a process, or a rank of it as torchrun tells, died of a signal; not of the one that asks it to end."""
-    signals = [found[0] for line in last if (found := _SIGNAL.search(line))]
-    return code < 0 or any("SIGTERM" not in one for one in signals)
+    return code < 0 or bool(_deadly(last))
 
 
 def _reason(last: Sequence[str]) -> str:
-    """Why a process ended: the signal that torchrun names as the root cause, else an exception, else its last words."""
+    """Why a process ended: the signal that torchrun names as the root cause; else an exception, but for one that tells
+    of a lost connection to another rank, which is what a rank says first where another is killed; else its last words.
+    """
     said = [line.strip() for line in last if line.strip()]
     root = next((n for n, line in enumerate(said) if line.startswith("Root Cause")), len(said))
-    signals = [found[0] for line in said[root:] if (found := _SIGNAL.search(line))]
     errors = [found[1] for line in said if (found := _ERROR.match(line))]
-    return (signals or errors or said or ["nothing was said"])[-1]
+    own = [error for error in errors if not _LOST_RANK.search(error)]
+    return (_signals(said[root:]) or own or _deadly(said) or errors or said or ["nothing was said"])[-1]
+
+
+def _signals(lines: Sequence[str]) -> list[str]:
+    return [found[0] for line in lines if (found := _SIGNAL.search(line))]
+
+
+def _deadly(lines: Sequence[str]) -> list[str]:
+    return [signal for signal in _signals(lines) if "SIGTERM" not in signal]
 
 
 def side_by_side(

@@ -149,6 +149,16 @@ def test_who_was_killed(code: int, last: list[str], killed: bool) -> None:
             ],
             "ValueError: odd",
         ),
+        (
+            [
+                "[rank0]: RuntimeError: [/src/third_party/gloo/pair.cc:547] Connection closed by peer [127.0.0.1]:1",
+                "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
+                "  traceback : Signal 9 (SIGKILL) received by PID 1",
+                "Root Cause (first observed failure):",
+                "  traceback : To enable traceback see: https://pytorch.org/docs",
+            ],
+            "Signal 9 (SIGKILL)",
+        ),
     ],
 )
 def test_why_a_process_died(last: list[str], reason: str) -> None:

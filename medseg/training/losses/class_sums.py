@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+CLASSES_IN_A_ROW = 8  # fewer are too short a row for a CPU
 LANES = {"cpu": 1, "cuda": 1024}  # partial sums a class: thousands of threads that add to one number wait in line
 
 
@@ -110,11 +111,18 @@ class _Softmax(torch.autograd.Function):
         both = torch.matmul(b.mT, p).squeeze(1) if axis == 1 else torch.matmul(p, b.mT).squeeze(2)
         p *= b - (both + of_true).unsqueeze(axis)
         p.scatter_add_(axis, classes_BN.unsqueeze(axis), of_true.unsqueeze(axis))
-        slope = p.to(logits_BLN.dtype)
-        return slope if axis == 1 else slope.mT, None, None
+        slope = (p if axis == 1 else p.mT).to(logits_BLN.dtype)
+        alike = slope.stride() == logits_BLN.stride()
+        return slope if alike else torch.empty_like(logits_BLN).copy_(slope), None, None
 
 
 def _in_memory(logits_BLN: Tensor) -> tuple[Tensor, int]:
-    """The same tensor with its axes as they lie in memory, and the axis of the classes: 1, or 2 for channels last."""
-    last = logits_BLN.stride(1) == 1 and logits_BLN.shape[1] > 1
+    """The same tensor with its axes as they lie in memory, and the axis of the classes: 1, or 2 for channels last.
+
+    A CPU gets few classes one after another: along so short an axis its softmax takes three times as long.
+    """
+    n = logits_BLN.shape[1]
+    last = logits_BLN.stride(1) == 1 and n > 1
+    if last and n < CLASSES_IN_A_ROW and logits_BLN.device.type == "cpu":
+        return logits_BLN.contiguous(), 1
     return (logits_BLN.mT, 2) if last else (logits_BLN, 1)

@@ -260,10 +260,11 @@ def test_classes_of_one_byte_are_as_good(members: Any) -> None:
     torch.testing.assert_close(made(logits, target.to(torch.uint8)), made(logits, target))
 
 
-def test_channels_last_are_the_same_and_stay_so() -> None:
-    logits, target = some()
+@pytest.mark.parametrize("classes", [3, class_sums.CLASSES_IN_A_ROW])
+def test_channels_last_are_the_same_and_stay_so(classes: int) -> None:
+    logits, target = some(classes=classes, outputs=classes)
     last = logits.detach().to(memory_format=torch.channels_last_3d).requires_grad_()
-    made = loss_of("dice_ce", ignore=2, weights=(1, 2, 3))
+    made = loss_of("dice_ce", ignore=2, weights=tuple(range(1, classes + 1)), outputs=classes)
     (slope,), (expected,) = (torch.autograd.grad(made(x, target), x) for x in (last, logits))
     torch.testing.assert_close(slope, expected)
     assert slope.is_contiguous(memory_format=torch.channels_last_3d)
