@@ -47,7 +47,7 @@ def scores_table(scores: Scores, title: str = "Scores") -> Table:
         remarks.append(f"{len(scores.failed)} case(s) could not be scored: {', '.join(sorted(scores.failed))}")
     remarks.append(scores.notice)
     columns = ("structure", "cases", "missed", "spurious", *(name for _, name, _ in _COLUMNS))
-    return Table(title, columns, tuple(rows), tuple(remarks))
+    return Table(title, columns, tuple(rows), tuple(remarks), whole="scores.json")
 
 
 def _mean(summary: StructureSummary, metric: str) -> float | None:

@@ -101,7 +101,7 @@ def crossvalidation_table(scores: Scores, title: str = "Cross-validation") -> Ta
         "missed or spurious structures score 0, and the image's diagonal as a distance",
         scores.notice,
     )
-    return Table(title, ("structure", "cases", *(name for _, name, _ in _COLUMNS)), tuple(rows), remarks)
+    return Table(title, ("structure", "cases", *(name for _, name, _ in _COLUMNS)), tuple(rows), remarks, "scores.json")
 
 
 def _with_interval(scores: Scores, summary: StructureSummary, metric: str, digits: int) -> str:

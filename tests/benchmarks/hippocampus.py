@@ -91,23 +91,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     work = asked.work or Path(tempfile.mkdtemp(prefix="hippocampus-"))
-    rows = []
-    for minutes in asked.minutes:
-        data, run = asked.real_data / "hippocampus", work / f"{minutes:g}min"
-        row = trained(data, run, minutes, clock_named(asked.clock), asked.threads)
-        rows.append(row)
-        say(json.dumps(row))
-    found = {
+    found: dict[str, Any] = {
         "command": f"python -m tests.benchmarks.hippocampus {' '.join(sys.argv[1:])}",
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "clock": asked.clock,
         "threads": asked.threads,
-        "runs": rows,
+        "runs": [],
     }
-    if asked.out:
-        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for minutes in asked.minutes:
+        data, run = asked.real_data / "hippocampus", work / f"{minutes:g}min"
+        row = trained(data, run, minutes, clock_named(asked.clock), asked.threads)
+        found["runs"].append(row)
+        say(json.dumps(row))
+        if asked.out:
+            asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
