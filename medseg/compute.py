@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import gc
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -15,6 +17,7 @@ from medseg.parallel import available_cores
 
 Asked = Literal["auto", "cpu", "cuda"]
 
+_USERS_OWN = frozenset({"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"})
 _M_MMAP_MAX, _M_TRIM_THRESHOLD, _NEVER = -4, -1, 2**31 - 1
 
 
@@ -84,13 +87,21 @@ def keep_freed_memory() -> bool:
 def grow_freed_memory(device: torch.device) -> bool:
     """Tell torch's allocator on a GPU to let blocks grow: else memory that was freed in pieces cannot be used whole.
 
-    True if done; only NVIDIA's driver under Linux has it.
+    True if done; only NVIDIA's driver under Linux has it. Settings that the user gave torch itself are left alone, as
+    telling it would reset them all.
     """
     tell = getattr(torch._C, "_accelerator_setAllocatorSettings", None)  # noqa: SLF001 - torch names no other way
-    if device.type != "cuda" or sys.platform != "linux" or tell is None:
+    if device.type != "cuda" or sys.platform != "linux" or tell is None or not _USERS_OWN.isdisjoint(os.environ):
         return False
     tell("expandable_segments:True")
     return True
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back a GPU's memory that nothing refers to any more, what lies in reference cycles too."""
+    if device.type == "cuda":
+        gc.collect()  # a captured graph is part of one
+        torch.cuda.empty_cache()
 
 
 def compute_reproducibly(device: torch.device) -> None:

@@ -20,6 +20,7 @@ from medseg.compute import autocast
 from medseg.planning.plan import Configuration
 
 SIGMA_SHARE = 1 / 8
+ROOM_SHARE = 0.5  # of a GPU's free memory may be taken by a scan and its sums
 VOXELS_A_FORWARD = {"cpu": 2**17, "cuda": 2**22}  # tiles are batched up to this many voxels
 
 
@@ -75,22 +76,34 @@ def slide(
     before = [max(p - n, 0) // 2 for n, p in zip(image_CXYZ.shape[1:], patch, strict=True)]
     after = [max(p - n, 0) - b for n, p, b in zip(image_CXYZ.shape[1:], patch, before, strict=True)]
     pad = [n for axis in (2, 1, 0) for n in (before[axis], after[axis])]
-    image = functional.pad(torch.from_numpy(np.require(image_CXYZ, requirements=["C", "W"])), pad).to(device)
-    shape = image.shape[1:]
-    weights = torch.from_numpy(gaussian(patch)).to(device)
-    total = torch.zeros((configuration.network.classes, *shape), device=device)
-    count = torch.zeros(tuple(shape), device=device)
+    image = functional.pad(torch.from_numpy(np.require(image_CXYZ, requirements=["C", "W"])), pad)
+    shape, classes = image.shape[1:], configuration.network.classes
+    there = _with_room(device, image.element_size() * (image.numel() + (classes + 1) * math.prod(shape)))
+    image = image.to(there)
+    weights = torch.from_numpy(gaussian(patch)).to(there)
+    total = torch.zeros((classes, *shape), device=there)
+    count = torch.zeros(tuple(shape), device=there)
     starts = [tile_starts(n, p, step) for n, p in zip(shape, patch, strict=True)]
     for boxes in _batched(itertools.product(*starts), max(1, VOXELS_A_FORWARD[device.type] // math.prod(patch))):
         where = [tuple(slice(s, s + p) for s, p in zip(box, patch, strict=True)) for box in boxes]
-        logits = _forward(networks, torch.stack([image[(slice(None), *w)] for w in where]), configuration, device)
-        for w, tile in zip(where, logits, strict=True):
+        tiles = torch.stack([image[(slice(None), *w)] for w in where]).to(device)
+        logits = _forward(networks, tiles, configuration, device)
+        for w, tile in zip(where, logits.to(there), strict=True):
             total[(slice(None), *w)].addcmul_(tile, weights)
             count[w] += weights
     total /= count
     kept = tuple(slice(b, n - a) for b, a, n in zip(before, after, shape, strict=True))
     blended: npt.NDArray[np.float32] = total[(slice(None), *kept)].cpu().numpy()
     return blended
+
+
+def _with_room(device: torch.device, needed_bytes: float) -> torch.device:
+    """Where a scan and its sums lie: on a GPU that has room for them beside the network's work, else in memory."""
+    if device.type != "cuda":
+        return device
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + unused
+    return device if needed_bytes <= ROOM_SHARE * free else torch.device("cpu")
 
 
 def _batched(boxes: itertools.product[tuple[int, ...]], n: int) -> itertools.chain[list[tuple[int, ...]]]:

@@ -80,6 +80,7 @@ def _events(asked: WorkerJob, ranks: Ranks, end: threading.Event) -> Iterator[Ev
         now,
         how,
         end.is_set,
+        asked.processes,
     )
     for event in train_fold(job, ranks):
         if not isinstance(event, FoldTrained):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from medseg.compute import describe
+from medseg.compute import describe, memory_gave_out
 from medseg.errors import InputError, ResourceError
 from medseg.evaluation.cohort import Scores, mean_dice
 from medseg.events import Advanced, Event, Note, Stage
@@ -63,8 +63,12 @@ def train_fold(job: FoldJob, ranks: Ranks | None = None) -> Iterator[Event | Fol
     """
     try:
         yield from _train_fold(job, ranks or Ranks(0, 1, job.device))
-    except torch.OutOfMemoryError:
-        raise ResourceError("the GPU's memory ran out", job.run, "plan again with a smaller --memory") from None
+    except RuntimeError as error:
+        if not memory_gave_out(error):
+            raise
+        where = "GPU" if job.device.type == "cuda" else "machine"
+        what = f"the memory of the {where} ran out ({str(error).strip().splitlines()[0]})"
+        raise ResourceError(what, job.run, "plan again with a smaller --memory") from None
 
 
 def _train_fold(job: FoldJob, ranks: Ranks) -> Iterator[Event | FoldTrained]:
@@ -75,7 +79,7 @@ def _train_fold(job: FoldJob, ranks: Ranks) -> Iterator[Event | FoldTrained]:
     before = load_checkpoint(job.checkpoint, learner, job.digest)
     progress = before or Progress(plan=job.digest, origin=origin_of(job.run, job.cases, job.how.init))
     training_bytes = GB * job.plan.configuration.cost.training_gb
-    placed = place(training, ranks.device, ranks=ranks.ranks, training_bytes=training_bytes)
+    placed = place(training, ranks.device, ranks=job.processes, training_bytes=training_bytes)
     yield Note(placed.told)
     yield from _start(learner, before, progress.origin.known, job)
     if not ranks.writes:

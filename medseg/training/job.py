@@ -36,7 +36,7 @@ class How:
 class FoldJob:
     """What training one fold needs: when by `clock` everything must be done, or the number of steps.
 
-    asked_to_end: whether training is to save a checkpoint and end.
+    asked_to_end: whether training is to save a checkpoint and end. processes: that share this machine's memory.
     """
 
     run: Path
@@ -50,6 +50,7 @@ class FoldJob:
     started: float
     how: How = How()
     asked_to_end: Callable[[], bool] = lambda: False
+    processes: int = 1
 
     @property
     def folder(self) -> Path:

@@ -55,6 +55,8 @@ class Looks:
     def trial(self, network: nn.Module, seconds: float) -> None:
         """Time predictions, to know what the end will take, and look as often as `seconds` in all afford."""
         tried = spread(self._all, 2)
+        if self._device.type == "cuda":  # a first prediction chooses kernels, and tells nothing of others
+            predict_prepared(network, tried[0], self._plan, self._device)
         began = self._clock()
         for case in tried:
             predict_prepared(network, case, self._plan, self._device)

@@ -72,7 +72,6 @@ def best(turns: dict[str, Callable[[], None]], device: torch.device, times: int)
     for turn in range(times + 1):
         for name, work in turns.items():
             if device.type == "cuda":
-                torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(device)
             began = spent(device)
             work()
@@ -93,7 +92,11 @@ def alone(classes: int, device: torch.device, times: int) -> dict[str, dict[str,
 
     def turn(name: str, loss: Loss) -> Callable[[], None]:
         logits = layouts[name].clone().requires_grad_()
-        return lambda: torch.autograd.backward(loss(logits, target))
+
+        def both_ways() -> None:
+            torch.autograd.grad(loss(logits, target), logits)
+
+        return both_ways
 
     return best({name: turn(name, loss) for name, loss in losses().items()}, device, times)
 

@@ -54,7 +54,7 @@ class Step:
     """Takes training steps."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
-        self.device = torch.device(asked["device"])
+        self.device, self.warm = torch.device(asked["device"]), False
         gpu = self.device.type == "cuda"
         if gpu:
             torch.backends.cudnn.benchmark = True
@@ -103,6 +103,10 @@ class Step:
         if self.scaler:
             told["peak_allocated"] = torch.cuda.max_memory_allocated()
             told["peak_reserved"] = torch.cuda.max_memory_reserved()
+            if not self.warm:  # trying kernels takes memory that a step does not
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+        self.warm = True
         return told
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ class Ours:
     """medseg's loop on a batch that stays the same, or on `source`; a turn is `steps` steps."""
 
     def __init__(self, size: Size, device: torch.device, source: Iterator[Batch] | None = None, **how: Any) -> None:
-        self.size, self.device = size, device
+        self.size, self.device, self._warm = size, device, False
         self.learner = _learner(size, device, **how)
         self._steps = fit(self.learner, source or repeat(_batch(size, device, how)), _loss, lambda _: 0.0, 0)
 
@@ -89,6 +90,10 @@ class Ours:
         if self.device.type == "cuda":
             told["peak_allocated"] = torch.cuda.max_memory_allocated(self.device)
             told["peak_reserved"] = torch.cuda.max_memory_reserved(self.device)
+            if not self._warm:  # trying kernels takes memory that a step does not
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(self.device)
+        self._warm = True
         return told
 
     def _settle(self) -> None:
@@ -100,12 +105,12 @@ def _loss(logits: Any, classes: torch.Tensor) -> torch.Tensor:
     return deep_loss(logits, classes, batch_dice=False)
 
 
-def _learner(size: Size, device: torch.device, way: str = "", stock_norm: bool = False, last: bool = True) -> Learner:
-    """A learner that goes one `way`; with torch's own norm, or not in channels-last layout, as asked."""
+def _learner(size: Size, device: torch.device, way: str = "", norm: str = "", last: bool = True) -> Learner:
+    """A learner that goes one `way`; with another form of the norm, or not in channels-last layout, as asked."""
     learner = learner_of(size.network, size.schedule, device)
     learner.ways = ()
-    if stock_norm:
-        _use_torch_norm(learner.network)
+    if norm:
+        _use_norm(learner.network, NORMS[norm])
     if not last:
         learner.network.to(memory_format=torch.contiguous_format)
     if way:
@@ -113,14 +118,27 @@ def _learner(size: Size, device: torch.device, way: str = "", stock_norm: bool =
     return learner
 
 
-def _use_torch_norm(module: nn.Module) -> None:
+class FlatNorm(InstanceNorm):
+    """The same over a map whose last two axes are one: torch knows channels-last in four dimensions better."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.flatten(3)).unflatten(3, x.shape[3:])
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "torch's": lambda features: nn.InstanceNorm3d(features, eps=EPSILON, affine=True),
+    "flat": FlatNorm,
+}
+
+
+def _use_norm(module: nn.Module, make: Callable[[int], nn.Module]) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, InstanceNorm):
-            norm = nn.InstanceNorm3d(len(child.weight), eps=EPSILON, affine=True, device=child.weight.device)
+            norm = make(len(child.weight))
             norm.weight, norm.bias = child.weight, child.bias  # the optimiser's own
             setattr(module, name, norm)
         else:
-            _use_torch_norm(child)
+            _use_norm(child, make)
 
 
 def _batch(size: Size, device: torch.device, how: Mapping[str, Any]) -> MadeUp:
@@ -143,8 +161,7 @@ class Theirs:
         asked = {"device": device.type, "features": size.features, "patch": size.patch, "batch": size.batch}
         asked |= {"classes": size.classes, "threads": threads, "compile": True, "batch_dice": False}
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        if path is not None:
-            environment["PYTHONPATH"] = str(path)
+        environment |= _with_path(path)
         self._process = subprocess.Popen(
             [python, PEER, json.dumps(asked)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -180,8 +197,19 @@ class Peer:
     def is_there(self) -> bool:
         """Whether it can be imported."""
         code = "import nnunetv2, dynamic_network_architectures"
-        environment = {**os.environ, **({"PYTHONPATH": str(self.path)} if self.path else {})}
-        return subprocess.run([self.python, "-c", code], capture_output=True, env=environment).returncode == 0
+        tried = subprocess.run(
+            [self.python, "-c", code], capture_output=True, text=True, env={**os.environ, **_with_path(self.path)}
+        )
+        if tried.returncode:
+            sys.stderr.write(f"nnU-Net cannot be imported: {tried.stderr.strip().splitlines()[-1]}\n")
+        return tried.returncode == 0
+
+
+def _with_path(path: Path | None) -> dict[str, str]:
+    """The environment in which Python looks there first."""
+    there = [str(path)] if path else []
+    before = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    return {"PYTHONPATH": os.pathsep.join(there + before)} if there or before else {}
 
 
 def in_turn(size: Size, turns: Mapping[str, Callable[[int], dict[str, float]]]) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medseg.inference.window import gaussian, slide, tile_starts
+from medseg.inference.window import _with_room, gaussian, slide, tile_starts
 from medseg.networks.table import build_network
 from medseg.planning.plan import Configuration
 from tests.tiny import CPU, configuration
@@ -148,3 +148,13 @@ def test_each_network_is_asked_once_a_mirroring() -> None:
     same = Same()
     slide([same], image_of(1, 8, 8, 8), configuration(window_mirror=(0, 2)), CPU)
     assert same.seen == 4
+
+
+def test_a_scan_lies_on_a_gpu_only_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    told = {"memory_reserved": 8.0, "memory_allocated": 6.0, "mem_get_info": (10.0, 100.0)}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert _with_room(gpu, 6.0) == gpu
+    assert _with_room(gpu, 6.1) == CPU
+    assert _with_room(CPU, 1e18) == CPU

@@ -33,9 +33,10 @@ def test_both_parts_run_at_toy_size_and_say_that_the_peer_is_missing(monkeypatch
     assert spent["steps"]["medseg, fp32"]["cpu_s"] > 0
 
 
-def test_torch_s_own_norm_is_the_same_network_in_another_layout() -> None:
+@pytest.mark.parametrize("norm", steps_in_turn.NORMS)
+def test_another_form_of_the_norm_is_the_same_network(norm: str) -> None:
     image = steps_in_turn._batch(TOY, CPU, {}).image
-    plain, stock = (steps_in_turn._learner(TOY, CPU, stock_norm=s).network.eval() for s in (False, True))
+    plain, stock = (steps_in_turn._learner(TOY, CPU, norm=n).network.eval() for n in ("", norm))
     torch.testing.assert_close(plain(image), stock(image), atol=1e-5, rtol=1e-4)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from medseg.errors import InputError
+from medseg.errors import InputError, ResourceError
 from medseg.events import Advanced, Note, Stage
 from medseg.inference.model import load_model
 from medseg.planning.plan import Budget, Fold
@@ -244,3 +244,19 @@ def test_a_budget_that_validation_would_use_up(tmp_path: Path, monkeypatch: pyte
     assert len(warned) == 1
     assert warned[0].startswith("validation alone needs ")
     assert any(isinstance(e, Stage) and e.name == "validate fold 0" for e in events)
+
+
+def test_memory_that_gives_out_beside_the_steps_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planned_run(tmp_path)
+    errors = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), RuntimeError("a bug")]
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(fold, "place", broken)
+    with pytest.raises(
+        ResourceError, match=r"the memory of the machine ran out \(CUDA out of memory\. Tried to .*GiB\)"
+    ):
+        last(train(run, ["0"], Budget(steps=2), CPU))
+    with pytest.raises(RuntimeError, match="a bug"):
+        last(train(run, ["0"], Budget(steps=2), CPU))

@@ -84,7 +84,7 @@ def without_one(mask_XYZ: Tensor, key: int) -> Tensor:
     """The mask without one of its components that are small enough, if there is any; `key` chooses which."""
     parts = components(mask_XYZ).reshape(-1)
     sizes = torch.zeros(parts.numel() + 1, dtype=torch.int64, device=parts.device)
-    sizes.scatter_add_(0, parts, torch.ones_like(parts))
+    sizes.scatter_add_(0, torch.where(parts > 0, parts, _own_number(parts)), torch.ones_like(parts))
     small = sizes < DROP_BELOW * parts.numel()
     lots = parts * (1 + key % (_PRIME - 1)) % _PRIME + 1  # a number for each component, as good as random
     lots = torch.where((parts > 0) & small[parts], lots, 0)
@@ -98,15 +98,20 @@ def components(mask_XYZ: Tensor) -> Tensor:
     that one's: parts join in few rounds, however long they are (Shiloach and Vishkin 1982).
     """
     inside = mask_XYZ.reshape(-1)
-    number = torch.where(inside, torch.arange(1, inside.numel() + 1, device=inside.device), 0)
+    own = _own_number(inside)  # where all else would wait in line to write nothing
+    number = torch.where(inside, own, 0)
     for _ in range(ROUNDS):
         highest = _highest_neighbour(number.view(mask_XYZ.shape)).reshape(-1)
         highest = torch.where(inside, highest, 0)
         with_zero = functional.pad(number, (1, 0))
-        with_zero = with_zero.scatter_reduce(0, number, highest, "amax")
-        with_zero[0] = 0
+        with_zero = with_zero.scatter_reduce(0, torch.where(inside, number, own), highest, "amax")
         number = with_zero[with_zero[with_zero[1:]]]
     return number.view(mask_XYZ.shape)
+
+
+def _own_number(voxels: Tensor) -> Tensor:
+    """From 1 on."""
+    return torch.arange(1, voxels.numel() + 1, device=voxels.device)
 
 
 def _highest_neighbour(number_XYZ: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, learner: Learner, progress: Progress) -> None:
     for index, state in learner.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
     told = progress.model_copy(update={"threads": torch.get_num_threads()})
-    whole = save({k: v.contiguous() for k, v in tensors.items()}, {"progress": told.model_dump_json()})
+    whole = save({k: v.cpu().contiguous() for k, v in tensors.items()}, {"progress": told.model_dump_json()})
     with written_whole(path) as beside:
         beside.write_bytes(whole)  # by Python, whose errors tell a full disk from others
 

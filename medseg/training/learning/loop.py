@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medseg.compute import compute_reproducibly, grow_freed_memory
+from medseg.compute import compute_reproducibly, grow_freed_memory, release_memory
 from medseg.events import Note
 from medseg.networks.table import build_network
 from medseg.networks.topology import NetworkSettings
@@ -92,6 +92,7 @@ def learner_of(
     seconds: float | None = None,
 ) -> Learner:
     """The same of a network and a schedule alone."""
+    release_memory(device)
     grow_freed_memory(device)
     if deterministic:
         compute_reproducibly(device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import time
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg.compute import keep_freed_memory, memory_gave_out
+from medseg.compute import keep_freed_memory, memory_gave_out, release_memory
 from medseg.networks.topology import NetworkSettings
 from medseg.planning.cost import Measured
 from medseg.planning.plan import Schedule
@@ -36,10 +35,7 @@ def measure_step(network: NetworkSettings, patch: tuple[int, ...], batch: int, d
     the threads: what else the machine does just now shall not decide what network is planned.
     """
     keep_freed_memory()
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    release_memory(device)
     try:
         seconds = _steps(network, patch, batch, device)
     except RuntimeError as error:
@@ -49,8 +45,7 @@ def measure_step(network: NetworkSettings, patch: tuple[int, ...], batch: int, d
     finally:
         if device.type == "cuda":
             held = float(torch.cuda.max_memory_reserved(device))
-            gc.collect()
-            torch.cuda.empty_cache()
+            release_memory(device)
     return Measured(seconds, held if device.type == "cuda" else None)
 
 
@@ -72,6 +67,9 @@ def _steps(network: NetworkSettings, patch: tuple[int, ...], batch: int, device:
         if isinstance(event, StepDone):
             learner.settle()
             times.append(_spent(device) - began)
+            if len(times) == 1 and device.type == "cuda":  # what trying kernels took is no part of a step
+                release_memory(device)
+                torch.cuda.reset_peak_memory_stats(device)
             began = _spent(device)
     return min(times[1:])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from medseg.compute import autocast, memory_gave_out
+from medseg.compute import autocast, memory_gave_out, release_memory
 from medseg.errors import ResourceError
 from medseg.events import Note
 
@@ -130,15 +130,16 @@ class Passes:
     def _smaller(self, batch: int) -> Note:
         before = min(self.at_once or batch, batch)
         self.forget()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         if isinstance(self.forward, DistributedDataParallel) or before == 1:
             what = "one patch" if before == 1 else "a rank's share of the batch"
             raise ResourceError(
                 f"the memory does not hold a training step of {what}", fix="plan with a smaller --memory"
             )
         self.at_once = (before + 1) // 2
-        self.forward = self.network  # a captured graph is of the whole batch
+        # a captured graph is of the whole batch, holds its memory, and its gradients cannot be added up over parts
+        # (pytorch #181723)
+        self.forward = self.network
+        release_memory(self.device)
         return _in_parts_of(before, self.at_once)
 
 

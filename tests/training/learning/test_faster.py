@@ -78,6 +78,14 @@ def test_what_does_not_work_is_told_and_left(monkeypatch: pytest.MonkeyPatch) ->
     assert learner.passes.forward.__qualname__.startswith("slow")
 
 
+def test_what_memory_has_no_room_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faster, "_most_held", lambda _: 10.0)
+    monkeypatch.setattr(faster, "_free_bytes", lambda _: 11.0)
+    told, learner, _ = chosen(monkeypatch, {"fast": fast})
+    assert told == ["fast is not tried: the GPU has no room for it beside the data"]
+    assert learner.passes.forward.__qualname__.startswith("slow")
+
+
 def test_where_memory_gives_out_training_itself_finds_how_many_patches_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faster, "WAYS", {"fast": fast})
     plan, learner = learner_for(MADE)
