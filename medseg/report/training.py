@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 EVENTS, CURVES = "events.jsonl", "curves.png"
+DICE = "validation Dice"
 MOST_STRUCTURES = 10  # with a curve and a name of their own; of more, the mean and the range are drawn
 FEWEST = 5  # cases for which an interval is told: of fewer it says nothing of other cases
 
@@ -35,22 +36,27 @@ def draw_curves(folder: Path) -> None:
     lines = list(_lines(folder / EVENTS))
     if not lines:
         return
-    figure = Figure(figsize=(10, 7.5), dpi=100)
-    axes: Any = figure.subplots(3, 2, sharex="col", sharey="row")
-    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.07, top=0.94, hspace=0.08, wspace=0.05)
+    rows = [name for name in ("loss", DICE, "learning rate") if name != DICE or any(line["dice"] for line in lines)]
+    figure = Figure(figsize=(10, 2.5 * len(rows)), dpi=100)
+    axes: Any = figure.subplots(len(rows), 2, sharex="col", sharey="row")
+    figure.subplots_adjust(
+        left=0.09, right=0.98, bottom=0.21 / len(rows), top=1 - 0.18 / len(rows), hspace=0.08, wspace=0.05
+    )
     unit_s, unit = _unit(max(line["elapsed_s"] for line in lines))
-    for column, (key, per, name) in enumerate((("step", 1.0, "steps"), ("elapsed_s", unit_s, unit))):
-        _line(axes[0, column], lines, key, per, "loss")
-        _dice(axes[1, column], lines, key, per)
-        _line(axes[2, column], lines, key, per, "rate")
-        axes[2, column].set_xlabel(name)
-        for axis in axes[:, column]:
+    for column, (key, per, unit_name) in enumerate((("step", 1.0, "steps"), ("elapsed_s", unit_s, unit))):
+        for row, name in enumerate(rows):
+            axis = axes[row, column]
+            if name == DICE:
+                _dice(axis, lines, key, per)
+                axis.set_ylim(0, 1)
+            else:
+                _line(axis, lines, key, per, "loss" if name == "loss" else "rate")
             axis.grid(alpha=0.3)
-    for row, name in enumerate(("loss", "validation Dice", "learning rate")):
+        axis.set_xlabel(unit_name)
+    for row, name in enumerate(rows):
         axes[row, 0].set_ylabel(name)
-    axes[1, 0].set_ylim(0, 1)
-    if axes[1, 1].lines:
-        axes[1, 1].legend(fontsize="small", loc="lower right")
+        if name == DICE:
+            axes[row, 1].legend(fontsize="small", loc="lower right")
     figure.suptitle(f"{folder.parent.name}, fold {folder.name}. {RESEARCH_USE}", fontsize="small")
     with written_whole(folder / CURVES) as beside:
         figure.savefig(beside, format="png")
