@@ -140,9 +140,9 @@ def present(scores: Iterable[StructureScore], structure: str) -> list[StructureS
     return [row for row in scores if row.structure == structure and row.status != "both_empty"]
 
 
-def penalised(present: Sequence[StructureScore], metric: str, diagonals_mm: Mapping[str, float]) -> list[float]:
+def penalised(rows: Sequence[StructureScore], metric: str, diagonals_mm: Mapping[str, float]) -> list[float]:
     """A metric's values, an infinite distance as the diagonal of its image."""
-    values = ((float(getattr(row, metric)), diagonals_mm[row.case]) for row in present)
+    values = ((float(getattr(row, metric)), diagonals_mm[row.case]) for row in rows)
     return [value if math.isfinite(value) else diagonal for value, diagonal in values]
 
 
@@ -178,29 +178,29 @@ def write_scores(folder: Path, scores: Scores) -> tuple[Path, Path]:
 
 def _structure(name: str, rows: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> StructureSummary:
     n_of = {status: sum(row.status == status for row in rows) for status in ("scored", "missed", "spurious")}
-    present = [row for row in rows if row.status != "both_empty"]
-    worst = sorted(present, key=lambda row: (row.dice, row.nsd, row.case))[:N_WORST]
+    held = present(rows, name)
+    worst = sorted(held, key=lambda row: (row.dice, row.nsd, row.case))[:N_WORST]
     return StructureSummary(
         structure=name,
         n=len(rows),
         n_scored=n_of["scored"],
         n_missed=n_of["missed"],
         n_spurious=n_of["spurious"],
-        n_both_empty=len(rows) - len(present),
-        metrics={metric: _summary(metric, present, diagonals_mm) for metric in METRICS},
+        n_both_empty=len(rows) - len(held),
+        metrics={metric: _summary(metric, held, diagonals_mm) for metric in METRICS},
         worst=tuple(row.case for row in worst),
     )
 
 
-def _summary(metric: str, present: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> Summary:
-    values = [float(getattr(row, metric)) for row in present]
+def _summary(metric: str, held: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> Summary:
+    values = [float(getattr(row, metric)) for row in held]
     finite = [value for value in values if math.isfinite(value)]
     return Summary(
         n=len(values),
         n_finite=len(finite),
         mean=_mean(finite),
         sd=float(np.std(finite, ddof=1)) if len(finite) > 1 else None,
-        mean_penalised=_mean(penalised(present, metric, diagonals_mm)) if metric in DISTANCES else None,
+        mean_penalised=_mean(penalised(held, metric, diagonals_mm)) if metric in DISTANCES else None,
         **{name: _quantile(values, share) for name, share in _QUANTILES.items()},
     )
 

@@ -77,7 +77,8 @@ def _of_ball(mask: Tensor, how: Change) -> Tensor:
 
 def dilated(mask_XYZ: Tensor, radius: int) -> Tensor:
     """All voxels within `radius` of the mask."""
-    return squared_distance(mask_XYZ[None], (1.0, 1.0, 1.0), radius + 1.0)[0] <= radius**2
+    beyond = radius + 0.5  # told apart from `radius`, and no step further
+    return squared_distance(mask_XYZ[None], (1.0, 1.0, 1.0), beyond)[0] <= radius**2
 
 
 def without_one(mask_XYZ: Tensor, key: int) -> Tensor:

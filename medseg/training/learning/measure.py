@@ -35,7 +35,6 @@ def measure_step(network: NetworkSettings, patch: tuple[int, ...], batch: int, d
     the threads: what else the machine does just now shall not decide what network is planned.
     """
     keep_freed_memory()
-    release_memory(device)
     try:
         seconds = _steps(network, patch, batch, device)
     except RuntimeError as error:
