@@ -97,6 +97,12 @@ def grow_freed_memory(device: torch.device) -> bool:
     return True
 
 
+def free_gpu_bytes(device: torch.device) -> float:
+    """What torch may still take of a GPU's memory."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return float(torch.cuda.mem_get_info(device)[0] + unused)
+
+
 def release_memory(device: torch.device) -> None:
     """Give back a GPU's memory that nothing refers to any more, what lies in reference cycles too."""
     if device.type == "cuda":

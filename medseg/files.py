@@ -160,19 +160,21 @@ def _is_stray(path: Path) -> bool:
     return _STRAY.match(path.name) is not None
 
 
-def output_folder(path: Path) -> Path:
-    """Make `path` ready to be written into and sweep up what killed writers left right there a day ago.
+def output_folder(path: Path, stray_after_s: float = STRAY_AFTER_S) -> Path:
+    """Make `path` ready to be written into and sweep up what killed writers left right there, a day ago unless told.
+
+    stray_after_s: 0 where nobody else writes there.
 
     Raises:
         ResourceError: it cannot be made or written to, or is a file.
     """
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f"{_MARK}{secrets.token_hex(4)}"
+        probe = path / f"{_MARK}{os.getpid()}-{secrets.token_hex(4)}-probe"  # a stray as well, if it is left behind
         probe.touch()
         probe.unlink()
         for stray in filter(_is_stray, path.iterdir()):
             with suppress(FileNotFoundError):  # its writer, or another sweeper, was faster
-                if time.time() - stray.stat().st_mtime > STRAY_AFTER_S:
+                if time.time() - stray.stat().st_mtime >= stray_after_s:
                     stray.unlink()
     return path

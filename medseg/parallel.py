@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from medseg.errors import MedsegError, ResourceError
+
+if sys.platform != "win32":
+    import resource
 
 TRIES = 3
 MEMORY_SHARE = 0.8  # of what is free: the rest is for others, and for what was not foreseen
@@ -221,6 +225,20 @@ def available_memory_bytes() -> int:
         if text.isdigit():
             free = min(free, int(text) - int(used.read_text()) + _reclaimable_bytes())
     return max(free, 0)
+
+
+def used_memory_bytes() -> int | None:
+    """Memory that this process holds at the moment; None where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else None
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory that this process ever held; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _reclaimable_bytes() -> int:

@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("verb", ["plan", "train", "infer", "evaluate", "run", "inspect", "doctor"])
+@pytest.mark.parametrize("verb", ["plan", "train", "infer", "evaluate", "export", "run", "inspect", "doctor"])
 def test_the_readme_names_every_verb(verb: str) -> None:
     assert f"medseg {verb}" in README
 

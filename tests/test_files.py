@@ -161,3 +161,13 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ResourceError, match="permission denied"):
         output_folder(tmp_path)
+
+
+def test_who_writes_alone_sweeps_at_once(tmp_path: Path) -> None:
+    mine, others = tmp_path / ".part-12-0123abcd-a.nii.gz", tmp_path / ".part-of-somebody-else"
+    for path in (mine, others):
+        path.touch()
+    output_folder(tmp_path)
+    assert mine.exists()
+    output_folder(tmp_path, stray_after_s=0.0)
+    assert [path.name for path in tmp_path.iterdir()] == [others.name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from medseg.imaging.grid import Grid
 from medseg.imaging.nifti import write_labels, write_volume
 from medseg.imaging.volume import LabelMap, Volume
+from medseg.inference.blending import Slab
 from medseg.inference.model import ModelCard, save_model
+from medseg.inference.window import SlidingWindow
 from medseg.networks.table import build_network
 from medseg.networks.topology import NetworkSettings
 from medseg.planning.cost import Machine, Measured
@@ -65,6 +67,25 @@ def write_dataset(folder: Path, n: int = 6, shape: tuple[int, int, int] = (SIDE,
     for k in range(n):
         write_case(folder, f"case{k}", *blobs(k, shape), np.eye(4))
     return folder
+
+
+def slid(
+    networks: Sequence[torch.nn.Module], image_CXYZ: NDArray[np.float32], made: Configuration
+) -> NDArray[np.float32]:
+    """Logits (L, X, Y, Z) of the sliding window, its slabs put together."""
+    parts, axis = [], 0
+    for slab in SlidingWindow(networks, made, CPU).slabs(image_CXYZ):
+        assert slab.start == sum(map(len, parts))
+        parts.append(slab.logits_PQRL.numpy().copy())
+        axis = slab.axis
+    return np.moveaxis(np.moveaxis(np.concatenate(parts), 0, axis), -1, 0)
+
+
+def slabs_of(logits_LXYZ: NDArray[np.float32], axis: int = 2, planes: int = 2) -> Iterator[Slab]:
+    """Logits as the sliding window would give them."""
+    whole = np.moveaxis(np.moveaxis(logits_LXYZ, 0, -1), axis, 0)
+    for start in range(0, len(whole), planes):
+        yield Slab(axis, start, torch.from_numpy(np.ascontiguousarray(whole[start : start + planes])))
 
 
 def configuration(

@@ -12,7 +12,7 @@ STARTED = time.monotonic()  # a training budget counts from here
 
 import typer  # noqa: E402
 
-from medseg.cli import convert, doctor, evaluate, infer, inspect, plan, run, select, train  # noqa: E402
+from medseg.cli import convert, doctor, evaluate, export, import_nnunet, infer, inspect, plan, run, select, train  # noqa: E402
 from medseg.errors import DONE, INTERRUPTED, WRONG_USE, MedsegError, explained  # noqa: E402
 
 # click's own, or typer's copy of it
@@ -52,7 +52,7 @@ def _medseg(
     context.obj = {"started": STARTED}
 
 
-for verb in (plan, train, select, infer, evaluate, run, inspect, convert, doctor):
+for verb in (plan, train, select, infer, evaluate, export, import_nnunet, run, inspect, convert, doctor):
     app.command(verb.NAME)(verb.command)
 
 

@@ -13,7 +13,9 @@ NAME = "infer"
 
 
 def command(
-    run: options.Run,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or a model file (.medseg).", show_default=False)
+    ],
     scans: Annotated[
         Path,
         typer.Argument(
@@ -39,10 +41,71 @@ def command(
     ] = None,
     allow_gaps: options.AllowGaps = False,
     prefer: options.Prefer = "",
+    quality: Annotated[
+        str,
+        typer.Option(
+            help="fast, standard or max: how densely tiles lie, mirroring, folds.",
+        ),
+    ] = "standard",
+    structures: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help="Only these in the results: liver,kidney. [default: all]", show_default=False
+        ),
+    ] = "",
+    split: Annotated[bool, typer.Option("--split", help="A NIfTI file for each structure.")] = False,
+    instances: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Number the separate parts of these structures (lesions): a file and a row in statistics.csv each.",
+            show_default=False,
+        ),
+    ] = "",
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of every structure as well (large).")
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Write a map of how unsure each voxel is as well.")
+    ] = False,
+    min_volume: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]ML",
+            help="Remove components below this volume: 0.5, or liver=2; once or more. "
+            "[default for this and the next two: what training chose]",
+            show_default=False,
+        ),
+    ] = None,
+    largest: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIST", help="Keep only the largest component: of names, all or none.", show_default=False
+        ),
+    ] = None,
+    fill: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIST", help="Fill holes: of names, all or none.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished cases again.")] = False,
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Only part I (from 0) of N of the scans: start `--part 0/2` and `--part 1/2` with the same OUT, "
+            "on one machine or two. [default: all]",
+            show_default=False,
+        ),
+    ] = "0/1",
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
     """Segment scans with all finished folds; labels on each scan's own grid. Finished cases are skipped.
+
+    RUN is a run folder or a model file. The table tells volumes, the Dice to expect and what to look at first;
+    `statistics.csv` holds measurements of every structure with their intervals. Says before it starts how long it will
+    take and how much memory and disk. Interrupt it at any time and give the same command again: it goes on. A scan that
+    cannot be read is set aside, the others are done.
 
     Example: `medseg infer runs/hippocampus new_scans -o predictions --format nifti,seg,rtstruct`
     """
@@ -51,9 +114,29 @@ def command(
     from medseg.pipeline import steps
     from medseg.report.inference import predictions_table
 
-    wanted = tuple(word.strip() for word in formats.split(",") if word.strip())
-    read = steps.read_options(allow_gaps=allow_gaps, prefer=prefer)
-    inferred = console.follow(steps.infer(run, scans, out, device, wanted, series or (), codes, read))
+    inferred = console.follow(
+        steps.infer(
+            run,
+            scans,
+            out,
+            device,
+            _words(formats),
+            series or (),
+            codes,
+            steps.read_options(allow_gaps=allow_gaps, prefer=prefer),
+            overwrite=overwrite,
+            part=part,
+            quality=quality,
+            structures=_words(structures),
+            split=split,
+            instances=_words(instances),
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            min_volume=min_volume or (),
+            largest=largest or (),
+            fill=fill or (),
+        )
+    )
     if json:
         console.show_json(inferred.predictions.model_dump(mode="json"))
     else:
@@ -61,3 +144,8 @@ def command(
         console.say(f"written to {out}")
     if inferred.failed:
         raise CasesFailed(inferred.failed)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -77,18 +77,25 @@ def surface_of(labels: Labels, value: int, box: tuple[slice, ...], sizes: Floats
     `sizes` is the table of `cells.surfel_sizes`.
     """
     mask = labels[box] == value
-    codes = np.zeros([n + 2 for n in mask.shape], dtype=np.uint8)
-    codes[(slice(1, -1),) * mask.ndim] = mask
+    padded = np.zeros([n + 2 for n in mask.shape], dtype=np.uint8)
+    padded[(slice(1, -1),) * mask.ndim] = mask
+    codes = cell_codes(padded)
+    flat = codes.ravel()
+    mixed = np.flatnonzero((flat != 0) & (flat != len(sizes) - 1))
+    corners = np.stack(np.unravel_index(mixed, codes.shape), axis=1) + [side.start for side in box]
+    return Surface(corners.astype(np.int64, copy=False), sizes[flat[mixed]])
+
+
+def cell_codes(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """For each cell of 2x2(x2) neighbours in an array of 0 and 1 its code in `cells.surfel_sizes`, one less a side."""
+    codes = mask
     bits = 1
     for axis in reversed(range(mask.ndim)):  # one axis at a time, each doubles the number of voxels in the code
         low = tuple(slice(None, -1) if n == axis else slice(None) for n in range(mask.ndim))
         high = tuple(slice(1, None) if n == axis else slice(None) for n in range(mask.ndim))
         codes = np.bitwise_or(codes[low] << np.uint8(bits), codes[high])
         bits *= 2
-    flat = codes.ravel()
-    mixed = np.flatnonzero((flat != 0) & (flat != len(sizes) - 1))
-    corners = np.stack(np.unravel_index(mixed, codes.shape), axis=1) + [side.start for side in box]
-    return Surface(corners.astype(np.int64, copy=False), sizes[flat[mixed]])
+    return codes
 
 
 def distances(reference: Surface, prediction: Surface, spacing_mm: Sequence[float]) -> tuple[Apart, Apart]:

@@ -106,7 +106,16 @@ def write_volume(path: Path, volume: Volume) -> None:
     _write(path, volume.array, volume.grid, _VOLUME_LEVEL)
 
 
-def _write(path: Path, array: npt.NDArray[Any], grid: Grid, level: int) -> None:
+def write_shares(path: Path, shares: npt.NDArray[np.uint16], grid: Grid) -> None:
+    """Write shares of one, (X, Y, Z) or with a fourth axis, as 16-bit numbers that the header scales to 0 to 1.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written to.
+    """
+    _write(path, shares, grid, _VOLUME_LEVEL, 1 / np.iinfo(np.uint16).max)
+
+
+def _write(path: Path, array: npt.NDArray[Any], grid: Grid, level: int, slope: float | None = None) -> None:
     image = nib.Nifti1Image(np.asarray(array), grid.affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     # a zero code means "unknown place": readers then fall back on other rules, so the place that was used is stated
@@ -115,6 +124,8 @@ def _write(path: Path, array: npt.NDArray[Any], grid: Grid, level: int) -> None:
     # float32 cannot hold a rotation by nearly half a turn exactly: then the sform stands alone
     if grid.skew <= RIGHT_ANGLES and not grid.agrees(Grid(grid.shape, image.get_qform())):
         image.header["qform_code"] = 0
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0)
     with written_whole(path) as beside, beside.open("wb") as file:
         if path.name.lower().endswith(".gz"):
             with gzip.GzipFile(

@@ -75,16 +75,25 @@ def _covered(given: Grid, wanted: Grid) -> float:
     return float(((there > -0.5) & (there < sizes - 0.5)).all(axis=0).mean())
 
 
+def grid_of(source: Source) -> Grid:
+    """Grid of a channel, from the headers alone; of a NIfTI file that states its place twice, by its sform.
+
+    Raises:
+        InputError, GeometryError: they cannot be used.
+    """
+    if source.dicom is not None and source.dicom.grid is not None:
+        return source.dicom.grid
+    path = source.paths[0]
+    return nifti.read_grid(path, "sform") if source.format == "nifti" else itk.read_itk_grid(path)
+
+
 def shape_of(source: Source) -> tuple[int, int, int]:
     """Shape of a channel as it is stored, from the headers alone.
 
     Raises:
         InputError, GeometryError: they cannot be used.
     """
-    if source.dicom is not None and source.dicom.grid is not None:
-        return source.dicom.grid.shape
-    path = source.paths[0]
-    return nifti.read_grid(path, "sform").shape if source.format == "nifti" else itk.read_itk_grid(path).shape
+    return grid_of(source).shape
 
 
 def _read_nifti(source: Source, _: str, options: ReadOptions) -> Reading:

@@ -1,48 +1,30 @@
-"""The sliding window: a network sees a scan patch by patch; overlapping answers are blended by a Gaussian.
+"""The sliding window: a network sees a scan tile by tile; overlapping answers are blended by a Gaussian.
 
-Source: nnU-Net's inference (tiles evenly spaced, step half a patch, sigma an eighth of the patch).
+Logits are never held for a whole scan. Tiles go along the axis with most of them, and the planes that no further tile
+touches leave as a slab: memory holds one tile's depth of planes, however long the scan is.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from medseg.compute import autocast
+from medseg.compute import autocast, free_gpu_bytes, memory_gave_out, release_memory
+from medseg.errors import InputError
+from medseg.inference.blending import ROOM_SHARE, Box, Slab, Sums
+from medseg.inference.tiles import VOXELS_A_FORWARD
+from medseg.inference.trust.disagreement import Disagreement
 from medseg.planning.plan import Configuration
 
-SIGMA_SHARE = 1 / 8
-ROOM_SHARE = 0.5  # of a GPU's free memory may be taken by a scan and its sums
-VOXELS_A_FORWARD = {"cpu": 2**17, "cuda": 2**22}  # tiles are batched up to this many voxels
-
-
-def tile_starts(size: int, patch: int, step: float) -> list[int]:
-    """First voxels of evenly spaced tiles that cover `size`, at most `step` patches apart; each slice if patch is 1."""
-    if patch == 1:
-        return list(range(size))
-    if size <= patch:
-        return [0]
-    n = math.ceil((size - patch) / (patch * step)) + 1
-    return sorted({round(k * (size - patch) / (n - 1)) for k in range(n)})
-
-
-def gaussian(patch: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Weights (X, Y, Z) of a tile's voxels: highest in its centre, nowhere zero."""
-    lines = []
-    for n in patch:
-        at = np.arange(n) - (n - 1) / 2
-        line = np.exp(-0.5 * (at / max(n * SIGMA_SHARE, 1e-3)) ** 2)
-        lines.append(np.maximum(line, 1e-3 * line.max()))
-    weights: npt.NDArray[np.float32] = np.einsum("x,y,z->xyz", *lines).astype(np.float32)
-    return weights
+PLAIN_TILES = 4  # answers to tiles of one value that are kept
 
 
 def network_input(
@@ -61,70 +43,162 @@ def network_input(
     return whole
 
 
-@torch.inference_mode()
-def slide(
-    networks: Sequence[nn.Module],
-    image_CXYZ: npt.NDArray[np.float32],
-    configuration: Configuration,
-    device: torch.device,
-) -> npt.NDArray[np.float32]:
-    """Logits (L, X, Y, Z), float32: the mean over the networks of their blended answers for an image (C, X, Y, Z).
+class SlidingWindow:
+    """Networks of one configuration, slid over scan after scan; the mean of their answers counts.
 
-    A scan smaller than the patch is padded by zeros, its mean intensity, and the padding's answers are dropped.
+    Where memory gives out it takes fewer tiles at a time, then keeps sums in the computer's memory instead of the
+    GPU's, then lets a CPU compute; `told` says so. What fitted once is kept for the next scan.
+    scratch: a folder for sums that are larger than memory; without one they are refused. watch: told what each network
+    and each mirrored look says of each tile, where there are several.
     """
-    patch, step = configuration.patch, configuration.window.step
-    before = [max(p - n, 0) // 2 for n, p in zip(image_CXYZ.shape[1:], patch, strict=True)]
-    after = [max(p - n, 0) - b for n, p, b in zip(image_CXYZ.shape[1:], patch, before, strict=True)]
-    pad = [n for axis in (2, 1, 0) for n in (before[axis], after[axis])]
-    image = functional.pad(torch.from_numpy(np.require(image_CXYZ, requirements=["C", "W"])), pad)
-    shape, classes = image.shape[1:], configuration.network.classes
-    there = _with_room(device, image.element_size() * (image.numel() + (classes + 1) * math.prod(shape)))
-    image = image.to(there)
-    weights = torch.from_numpy(gaussian(patch)).to(there)
-    total = torch.zeros((classes, *shape), device=there)
-    count = torch.zeros(tuple(shape), device=there)
-    starts = [tile_starts(n, p, step) for n, p in zip(shape, patch, strict=True)]
-    for boxes in _batched(itertools.product(*starts), max(1, VOXELS_A_FORWARD[device.type] // math.prod(patch))):
-        where = [tuple(slice(s, s + p) for s, p in zip(box, patch, strict=True)) for box in boxes]
-        tiles = torch.stack([image[(slice(None), *w)] for w in where]).to(device)
-        logits = _forward(networks, tiles, configuration, device)
-        for w, tile in zip(where, logits.to(there), strict=True):
-            total[(slice(None), *w)].addcmul_(tile, weights)
-            count[w] += weights
-    total /= count
-    kept = tuple(slice(b, n - a) for b, a, n in zip(before, after, shape, strict=True))
-    blended: npt.NDArray[np.float32] = total[(slice(None), *kept)].cpu().numpy()
-    return blended
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        configuration: Configuration,
+        device: torch.device,
+        scratch: Path | None = None,
+    ) -> None:
+        self.configuration, self.device, self.scratch = configuration, device, scratch
+        self.told: list[str] = []
+        self.watch: Disagreement | None = None
+        self._networks = list(networks)
+        self._most = max(1, VOXELS_A_FORWARD[device.type] // math.prod(configuration.patch))
+        self._measured = device.type != "cuda"
+
+    def slabs(self, image_CXYZ: npt.NDArray[np.float32]) -> Iterator[Slab]:
+        """The blended logits of an image (C, X, Y, Z), slab by slab.
+
+        A scan smaller than the patch is padded by zeros, its mean intensity, and the padding's answers are dropped.
+
+        Raises:
+            InputError: the network's answer holds values that are no numbers.
+            ResourceError: the sums do not fit into memory, and there is no scratch folder.
+        """
+        try:
+            yield from self._slabs(image_CXYZ)
+        finally:
+            for network in self._networks:  # what had to go to the CPU comes back for the next scan
+                network.to(self.device)
+
+    @torch.inference_mode()
+    def _slabs(self, image_CXYZ: npt.NDArray[np.float32]) -> Iterator[Slab]:
+        image = torch.from_numpy(np.require(image_CXYZ, requirements=["C", "W"]))
+        sums = Sums(image.shape[1:], self.configuration, self._most, self.device, self.scratch)
+        self.told += sums.told
+        image = image.to(sums.device)
+        plain: dict[tuple[float, ...], Tensor] = {}
+        for group, end in sums.groups:
+            waiting: list[Box] = []
+            for box in group:
+                tile = sums.tile(image, box)
+                value = _one_value(tile)
+                if value is None:
+                    waiting.append(box)
+                elif value in plain or len(plain) < PLAIN_TILES:
+                    # a tile of one value (air) has one answer wherever it lies: the network is asked once
+                    if value not in plain:
+                        plain[value] = self._answers(tile[None])[0]
+                    sums.add(box, plain[value])
+                else:
+                    waiting.append(box)
+                if len(waiting) >= self._most:
+                    self._add(sums, image, waiting)
+                    waiting = []
+            self._add(sums, image, waiting)
+            yield from sums.finished(end)
+
+    def _add(self, sums: Sums, image: Tensor, boxes: Sequence[Box]) -> None:
+        if boxes:
+            tiles = torch.stack([sums.tile(image, box) for box in boxes])
+            for box, logits in zip(boxes, self._answers(tiles), strict=True):
+                sums.add(box, logits)
+
+    def _answers(self, tiles_BCXYZ: Tensor) -> Tensor:
+        """Mean logits (B, L, X, Y, Z), with fewer tiles at a time, and at last on the CPU, where memory gives out."""
+        while True:
+            try:
+                return self._measured_answers(tiles_BCXYZ)
+            except RuntimeError as error:
+                if not memory_gave_out(error):
+                    raise
+                self._make_room(error)
+
+    def _measured_answers(self, tiles: Tensor) -> Tensor:
+        """The first tile on a GPU goes alone, and what it took tells how many go together."""
+        device = next(self._networks[0].parameters(), tiles).device
+        parts = []
+        while len(tiles):
+            n = self._most if self._measured else 1
+            before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+            if not self._measured:
+                torch.cuda.reset_peak_memory_stats(device)
+            here = tiles[:n].to(device)
+            parts.append(_forward(self._networks, here, self.configuration, device, self.watch).to(tiles.device))
+            if not self._measured:
+                taken = max(1, torch.cuda.max_memory_allocated(device) - before)
+                self._most = max(1, min(self._most, int(ROOM_SHARE * free_gpu_bytes(device) / taken)))
+                self._measured = True
+            tiles = tiles[n:]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _make_room(self, error: RuntimeError) -> None:
+        """Fewer tiles at a time; a CPU where one tile is too much for the GPU."""
+        release_memory(self.device)
+        on_gpu = any(p.device.type == "cuda" for network in self._networks for p in network.parameters())
+        if self._most > 1:
+            self._most //= 2
+            self.told.append(f"memory gave out: {self._most} tile(s) at a time")
+        elif on_gpu:
+            for network in self._networks:
+                network.to("cpu")
+            self._measured = True
+            release_memory(self.device)
+            self.told.append("the GPU's memory gave out at a single tile: computed on the CPU")
+        else:
+            raise error
 
 
-def _with_room(device: torch.device, needed_bytes: float) -> torch.device:
-    """Where a scan and its sums lie: on a GPU that has room for them beside the network's work, else in memory."""
-    if device.type != "cuda":
-        return device
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = torch.cuda.mem_get_info(device)[0] + unused
-    return device if needed_bytes <= ROOM_SHARE * free else torch.device("cpu")
-
-
-def _batched(boxes: itertools.product[tuple[int, ...]], n: int) -> itertools.chain[list[tuple[int, ...]]]:
-    return itertools.chain.from_iterable([list(chunk)] for chunk in iter(lambda: list(itertools.islice(boxes, n)), []))
+def _one_value(tile_CXYZ: Tensor) -> tuple[float, ...] | None:
+    """The value of each channel of a tile that holds one alone in each; else None."""
+    first = tile_CXYZ[:, 0, 0, 0]
+    if not torch.equal(tile_CXYZ[:, -1, -1, -1], first):  # nearly every tile ends here
+        return None
+    low, high = torch.aminmax(tile_CXYZ.flatten(1), dim=1)
+    return tuple(low.tolist()) if torch.equal(low, high) else None
 
 
 def _forward(
-    networks: Sequence[nn.Module], tiles_BCXYZ: Tensor, configuration: Configuration, device: torch.device
+    networks: Sequence[nn.Module],
+    tiles_BCXYZ: Tensor,
+    configuration: Configuration,
+    device: torch.device,
+    watch: Disagreement | None = None,
 ) -> Tensor:
     """Mean logits (B, L, X, Y, Z) of the networks, mirrored answers averaged in where the window says so."""
     axes = configuration.window.mirror_axes
     flips = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
-    answers = []
+    total: Tensor | None = None
+    ballot = watch.ballot() if watch is not None and len(networks) * len(flips) > 1 else None
     for network, flip in itertools.product(networks, flips):
         dims = [axis + 2 for axis in flip]
-        answers.append(_answer(network, tiles_BCXYZ.flip(dims), configuration.slice_axis, device).flip(dims))
-    return torch.stack(answers).mean(0) if len(answers) > 1 else answers[0]
+        answer = _answer(network, tiles_BCXYZ.flip(dims) if dims else tiles_BCXYZ, configuration.slice_axis, device)
+        answer = answer.flip(dims) if dims else answer
+        if ballot is not None:
+            ballot.vote(answer)
+        total = answer if total is None else total.add_(answer)
+    if total is None:
+        raise ValueError("no network to slide")
+    if not bool(torch.isfinite(total.sum())):
+        what = "[NOT_FINITE] the network's answer is no number"
+        raise InputError(what, fix="check the scan's intensities; if they are sound, train the model again")
+    if watch is not None and ballot is not None:
+        watch.count(ballot)
+    return total.div_(len(networks) * len(flips)) if len(networks) * len(flips) > 1 else total
 
 
-def _answer(network: nn.Module, tiles_BCXYZ: Tensor, slice_axis: int | None, device: torch.device) -> Tensor:
-    tiles = tiles_BCXYZ if slice_axis is None else tiles_BCXYZ.squeeze(slice_axis + 2)
+def _answer(network: nn.Module, tiles: Tensor, slice_axis: int | None, device: torch.device) -> Tensor:
+    tiles = tiles if slice_axis is None else tiles.squeeze(slice_axis + 2)
     layout = torch.channels_last_3d if tiles.ndim == 5 else torch.channels_last
     with autocast(device):
         logits: Tensor = network(tiles.contiguous(memory_format=layout))

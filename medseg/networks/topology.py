@@ -30,7 +30,8 @@ class NetworkSettings(Record):
 
     `strides[0]` is 1 along every axis; `convs_encoder` has an entry a stage, `convs_decoder` one a stage but the last:
     convolutions, or of networks made of blocks (residual, Swin, MedNeXt) those. deep_supervision: of `SUPERVISED`
-    alone. patch: the one patch that the network takes, where its weights depend on it (UNETR); else empty.
+    alone. patch: the one patch that the network takes, where its weights depend on it (UNETR); else empty. up_bias: the
+    transposed convolutions of `unet` and `resenc` have a bias, as nnU-Net's.
     """
 
     kind: Kind
@@ -44,6 +45,7 @@ class NetworkSettings(Record):
     convs_decoder: tuple[int, ...]
     deep_supervision: bool = True
     patch: tuple[int, ...] = ()
+    up_bias: bool = False
 
     @model_validator(mode="after")
     def _has_what_it_is_told(self) -> Self:

@@ -76,8 +76,8 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(encoder)
         levels = range(len(f) - 1)
         self.up = nn.ModuleList(
-            _TRANSPOSED[dims](f[s + 1], f[s], settings.strides[s + 1], settings.strides[s + 1], bias=False)
-            for s in levels
+            _TRANSPOSED[dims](f[s + 1], f[s], stride, stride, bias=settings.up_bias)
+            for s, stride in zip(levels, settings.strides[1:], strict=True)
         )
         one = (1,) * dims
         self.decoder = nn.ModuleList(

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from medseg.imaging.inspect import Inspected
     from medseg.imaging.source import Reading
     from medseg.imaging.volume import LabelMap
+    from medseg.inference.export.exporting import Exported
     from medseg.inference.folder import Inferred
+    from medseg.inference.nnunet.importing import Imported
     from medseg.planning.dataset import Planned
     from medseg.training.run import Trained
     from medseg.training.select import Selected
@@ -213,15 +215,85 @@ def infer(
     series: Sequence[str] = (),
     codes: Path | None = None,
     options: ReadOptions | None = None,
+    overwrite: bool = False,
+    part: str = "0/1",
+    quality: str = "standard",
+    structures: Sequence[str] = (),
+    split: bool = False,
+    instances: Sequence[str] = (),
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    min_volume: Sequence[str] = (),
+    largest: Sequence[str] = (),
+    fill: Sequence[str] = (),
 ) -> Iterator[Event | Inferred]:
-    """Predict every scan under `scans` with all finished folds of `run`; results in `formats`."""
+    """Predict every scan under `scans` with the model `run`; results in `formats`.
+
+    overwrite: cases that are done already are done again. part: `I/N`, of N parts that share `out`. quality: `fast`,
+    `standard` or `max`. structures: all others are left out; none means that all are kept. split: NIfTI has a file a
+    structure. instances: structures whose separate parts are numbered. min_volume, largest, fill:
+    post-processing in place of what training chose, as `inference.overrides` reads it.
+    """
     from medseg.compute import choose_device
     from medseg.imaging.writing.codes import read_codes
-    from medseg.inference.folder import Asked, infer_folder
+    from medseg.inference.asked import Asked, part_from, quality_from
+    from medseg.inference.folder import infer_folder
 
-    own = read_codes(codes) if codes is not None else {}
-    asked = Asked(tuple(formats), tuple(series), own, options or ReadOptions())
+    asked = Asked(
+        formats=tuple(formats),
+        series=tuple(series),
+        codes=read_codes(codes) if codes is not None else {},
+        options=options or ReadOptions(),
+        overwrite=overwrite,
+        part=part_from(part),
+        quality=quality_from(quality),
+        structures=tuple(structures),
+        split=split,
+        instances=tuple(instances),
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+        min_volume=tuple(min_volume),
+        largest=tuple(largest),
+        fill=tuple(fill),
+    )
     yield from infer_folder(run, scans, out, choose_device(device), asked)
+
+
+def export(
+    source: Path,
+    out: Path | None = None,
+    onnx: Path | None = None,
+    openvino: Path | None = None,
+    bundle: Path | None = None,
+    folds: Sequence[str] = (),
+    licence: str = "",
+    notes: str = "",
+) -> Iterator[Event | Exported]:
+    """Write a trained run as one file, and its networks, or those of a model file, for other runtimes."""
+    from medseg.inference.export.exporting import Wish
+    from medseg.inference.export.exporting import export as exported
+
+    yield from exported(source, Wish(out, onnx, openvino, bundle, tuple(folds), licence, notes))
+
+
+def import_nnunet(
+    source: Path,
+    out: Path,
+    folds: Sequence[str] = (),
+    checkpoint: str = "final",
+    configuration: str = "",
+    licence: str = "",
+) -> Iterator[Event | Imported]:
+    """Write a model that nnU-Net v2 trained as one file, by way of a run folder that does not stay."""
+    from tempfile import TemporaryDirectory
+
+    from medseg.inference.export.model_file import write_model_file
+    from medseg.inference.nnunet.importing import import_nnunet as imported
+
+    with TemporaryDirectory(prefix="medseg-") as scratch:
+        run = Path(scratch) / "run"
+        yield from imported(source, run, folds, checkpoint, configuration)
+        write_model_file(run, out, licence=licence)
 
 
 def read_options(allow_gaps: bool = False, suv: bool = False, prefer: str = "") -> ReadOptions:

@@ -85,12 +85,13 @@ def crop(how: Crop, fingerprint: Fingerprint) -> Reason:
 
 
 def slices(axis: int | None) -> Reason:
-    """Along which axis a scan is cut."""
+    """Along which axis a scan is cut, and how it is turned before."""
     choice = "whole volumes" if axis is None else f"slices across {AXES[axis]}"
     why = "a 3D network reads along all axes"
     if axis is not None:
         why = "the coarsest axis as stored, which is never resampled"
-    return Reason(topic="slices", choice=choice, why=why, fields=("slice_axis",))
+    why += "; every scan is turned to the same axes first, however it is stored"
+    return Reason(topic="slices", choice=choice, why=why, fields=("slice_axis", "preprocessing.orientation"))
 
 
 def coarser(spacing: Numbers, shape: Sequence[int], share_before: float, share: float) -> Reason:
@@ -125,7 +126,7 @@ def network(found: Fit, family: Family) -> Reason:
         why=found.why,
         fields=tuple(
             f"network.{name}"
-            for name in ("kind", "dims", "features", "convs_encoder", "convs_decoder", "deep_supervision")
+            for name in ("kind", "dims", "features", "convs_encoder", "convs_decoder", "deep_supervision", "up_bias")
         ),
         numbers={"levels": levels, **found.numbers},
     )
@@ -245,7 +246,7 @@ def window(made: Window) -> Reason:
         choice=f"patches overlap by {100 * (1 - made.step):.0f} %; no mirroring",
         why="neighbouring answers are blended by a Gaussian (nnU-Net's rule); averaging those of mirrored scans would "
         "double the time with every axis",
-        fields=("window.step", "window.mirror_axes"),
+        fields=("window.step", "window.mirror_axes", "window.centre"),
         numbers={"step": made.step},
     )
 

@@ -19,6 +19,7 @@ EPOCH_STEPS = 250
 
 Name = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
 LossName = Literal["dice_ce", "dice_focal", "tversky", "focal_tversky", "iou", "boundary"]
+Centre = Literal["middle", "upper"]
 Axis = Literal["left-right", "front-back", "head-foot"]
 AXES: tuple[Axis, Axis, Axis] = ("left-right", "front-back", "head-foot")
 
@@ -129,10 +130,14 @@ class Schedule(Record):
 
 
 class Window(Record):
-    """How a trained network is slid over a scan: step as a share of the patch, axes mirrored for averaging."""
+    """How a trained network is slid over a scan: step as a share of the patch, axes mirrored for averaging.
+
+    centre: of a tile, where its answer weighs most: its middle, or as in nnU-Net the voxel above it.
+    """
 
     step: float = 0.5
     mirror_axes: tuple[int, ...] = ()
+    centre: Centre = "middle"
 
 
 class Configuration(Record):

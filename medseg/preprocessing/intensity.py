@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.errors import InputError
 from medseg.preprocessing.settings import Normalisation
 
+BRIGHTEST = 255.0  # of a colour
 SMALLEST_SD = 1e-8  # a constant scan becomes zero, not a division by zero
 _PIECE = 1 << 16  # voxels
 
@@ -25,14 +27,22 @@ def normalised(channel_XYZ: npt.NDArray[Any], how: Normalisation, inside: Mask |
     """One channel (X, Y, Z), normalised as `how` says; float32, a new array with its axes in the order of memory.
 
     inside: for `nonzero_only`, the voxels (X, Y, Z) that count (`outline`); others become zero.
+
+    Raises:
+        InputError: the channel should hold colours, but has values that are none.
     """
     out = np.array(channel_XYZ, np.float32, order="K")
     flat = out.ravel(order="K")  # a view: the copy has no gaps
     if how.kind == "ct":
         _by_data_set(flat, how)
-    elif not how.nonzero_only:
+    elif how.kind == "minmax":
+        _scaled(flat, np.float32(flat.min()), np.float32(flat.max()))
+    elif how.kind == "rgb":
+        _check_colours(flat)
+        _scaled(flat, np.float32(0), np.float32(BRIGHTEST))
+    elif how.kind == "zscore" and not how.nonzero_only:
         _by_itself(flat, None)
-    else:
+    elif how.kind == "zscore":
         mask = np.empty_like(out, np.bool_)  # its memory in the order of the copy
         mask[...] = outline([channel_XYZ]) if inside is None else inside
         _by_itself(flat, mask.ravel(order="K"))
@@ -58,6 +68,20 @@ def _by_data_set(flat: Flat, how: Normalisation) -> None:
         np.clip(piece, low, high, out=piece)
         np.subtract(piece, mean, out=piece)
         np.divide(piece, sd, out=piece)
+
+
+def _scaled(flat: Flat, low: np.float32, high: np.float32) -> None:
+    """From `low`, which becomes 0, to `high`, which becomes 1."""
+    for at in _pieces(flat):
+        piece = flat[at]
+        np.subtract(piece, low, out=piece)
+        np.divide(piece, max(high - low, np.float32(SMALLEST_SD)), out=piece)
+
+
+def _check_colours(flat: Flat) -> None:
+    low, high = float(flat.min()), float(flat.max())
+    if low < 0 or high > BRIGHTEST:
+        raise InputError(f"has values from {low:g} to {high:g} where the model takes colours, 0 to {BRIGHTEST:g}")
 
 
 def _by_itself(flat: Flat, mask: Mask | None) -> None:

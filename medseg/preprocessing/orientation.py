@@ -1,4 +1,4 @@
-"""Bring arrays to the axes nearest to RAS, and back: permutations and flips only, so nothing is interpolated."""
+"""Bring arrays to the axes that a network sees, and back: permutations and flips only, so nothing is interpolated."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from medseg.files import Record
 from medseg.imaging.grid import Grid, closest_axes
+from medseg.preprocessing.settings import Orientation
 
 
 class Turn(Record):
@@ -24,6 +25,14 @@ def turn_to_ras(grid: Grid) -> Turn:
     order = sorted(range(3), key=lambda stored: axes[stored][0])
     x, y, z = order
     return Turn(order=(x, y, z), flip=(not axes[x][1], not axes[y][1], not axes[z][1]))
+
+
+AS_STORED = Turn(order=(0, 1, 2), flip=(False, False, False))
+
+
+def turn_to(orientation: Orientation, grid: Grid) -> Turn:
+    """The turn that brings an array on `grid` to what a network sees."""
+    return turn_to_ras(grid) if orientation == "ras" else AS_STORED
 
 
 def turned(array: npt.NDArray[Any], turn: Turn) -> npt.NDArray[Any]:

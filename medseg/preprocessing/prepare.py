@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from medseg.errors import GeometryError
 from medseg.files import Record
 from medseg.imaging.grid import Grid, Stored
 from medseg.imaging.volume import LabelMap, Volume, check_channels
+from medseg.preprocessing.axis import pairs
 from medseg.preprocessing.crop import Box, crop_box, slices
 from medseg.preprocessing.intensity import normalised, outline
-from medseg.preprocessing.orientation import Turn, turn_to_ras, turned, turned_back, turned_numbers
+from medseg.preprocessing.orientation import Turn, turn_to, turned, turned_numbers
 from medseg.preprocessing.resample import (
     LINEAR,
     ON_CPU,
@@ -23,17 +24,19 @@ from medseg.preprocessing.resample import (
     Orders,
     Resampler,
     Shape,
-    argmax_resampled,
-    painted_resampled,
 )
-from medseg.preprocessing.settings import PreprocessingSettings
+from medseg.preprocessing.settings import PreprocessingSettings, Resampling
 
 Classes = npt.NDArray[np.unsignedinteger[Any]]
-COARSE = 3.0  # beyond this ratio to its finest axis a scan's coarse axis is interpolated linearly: a cubic rings there
+Image = npt.NDArray[np.float32]
+COARSE = 3.0  # beyond this ratio to its finest axis a scan's coarse axis is resampled otherwise: a cubic rings there
 
 
 class Undo(Record):
-    """All that is needed to bring labels from the network's grid back to the scan's own grid."""
+    """All that is needed to bring labels from the network's grid back to the scan's own grid.
+
+    orders: how answers are interpolated on the way, 1 (linear) or 0 (nearest) along each axis of the network's grid.
+    """
 
     shape: Shape
     affine: tuple[tuple[float, float, float, float], ...]
@@ -43,6 +46,7 @@ class Undo(Record):
     turn: Turn
     box: Box
     prepared_shape: Shape
+    orders: Orders = LINEAR
 
     @property
     def grid(self) -> Grid:
@@ -52,14 +56,14 @@ class Undo(Record):
 
     @property
     def cropped_shape(self) -> Shape:
-        """Shape of the crop in RAS axes, before resampling."""
+        """Shape of the crop in the network's axes, before resampling."""
         x, y, z = (stop - start for start, stop in self.box)
         return x, y, z
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Network input (C, X, Y, Z), float32, in RAS axes at `spacing_mm`, and how to undo it."""
+    """Network input (C, X, Y, Z), float32, at `spacing_mm`, in RAS axes or as stored, and how to undo it."""
 
     image_CXYZ: npt.NDArray[np.float32]
     spacing_mm: tuple[float, float, float]
@@ -67,28 +71,31 @@ class Prepared:
 
 
 def prepare(channels: Sequence[Volume], settings: PreprocessingSettings, resampler: Resampler = ON_CPU) -> Prepared:
-    """Turn to RAS, crop, normalise, resample: in this order, so that statistics see measured values.
+    """Turn, crop, normalise, resample: in this order, so that statistics see measured values.
 
     Only the crop is copied, one channel at a time; `resampler` says where resampling is done.
 
     Raises:
         GeometryError: the channels are not on one grid, or their number is not the plan's.
+        InputError: a channel should hold colours, but has values that are none.
     """
     grid = channels[0].grid
     if len(channels) != len(settings.channels):
         raise GeometryError(f"has {len(channels)} channel(s) where the plan has {len(settings.channels)}")
     check_channels(channels, "")
-    turn = turn_to_ras(grid)
+    turn = turn_to(settings.orientation, grid)
     views = [turned(volume.array, turn) for volume in channels]
     box = crop_box(views, settings.crop)
     cropped = [view[slices(box)] for view in views]
-    spacing = turned_numbers(grid.spacing_mm, turn)
+    x, y, z = (float(np.float32(s)) if settings.resampling.float32_spacing else s for s in grid.spacing_mm)
+    spacing = turned_numbers((x, y, z), turn)
     shape = resampled_shape(cropped[0].shape, spacing, settings.spacing_mm)
-    orders = image_orders(spacing)
+    target = tuple(s if t is None else t for s, t in zip(spacing, settings.spacing_mm, strict=True))
+    orders = image_orders(spacing, target, settings.resampling)
     inside = outline(cropped) if any(how.nonzero_only for how in settings.channels) else None
     image = np.empty((len(channels), *shape), np.float32)
     for out, channel, how in zip(image, cropped, settings.channels, strict=True):
-        out[...] = resampler.image(normalised(channel, how, inside), shape, orders)
+        out[...] = _resampled(normalised(channel, how, inside), shape, orders, resampler)
     undo = Undo(
         shape=grid.shape,
         affine=tuple((float(r[0]), float(r[1]), float(r[2]), float(r[3])) for r in grid.affine),
@@ -98,9 +105,24 @@ def prepare(channels: Sequence[Volume], settings: PreprocessingSettings, resampl
         turn=turn,
         box=box,
         prepared_shape=shape,
+        orders=answer_orders(target, spacing, settings.resampling),
     )
     sx, sy, sz = (s * n / m for s, n, m in zip(spacing, cropped[0].shape, shape, strict=True))
     return Prepared(image, (sx, sy, sz), undo)
+
+
+def _resampled(channel_XYZ: npt.NDArray[np.float32], shape: Shape, orders: Orders, resampler: Resampler) -> Image:
+    """A channel on `shape`; along an axis of order 0 its slices are resampled one by one, each within its own range."""
+    if 0 not in orders or channel_XYZ.shape == shape:
+        return resampler.image(channel_XYZ, shape, orders)
+    axis = orders.index(0)
+    out = np.empty(shape, np.float32)
+    nearest = pairs(channel_XYZ.shape[axis], shape[axis], 0).nearest
+    x, y, z = (1 if a == axis else n for a, n in enumerate(shape))
+    for k in np.unique(nearest):
+        plane = resampler.image(channel_XYZ.take([k], axis), (x, y, z), orders)
+        np.moveaxis(out, axis, 0)[nearest == k] = np.moveaxis(plane, axis, 0)
+    return out
 
 
 def prepare_labels(labels: LabelMap, undo: Undo, values: Sequence[int], resampler: Resampler = ON_CPU) -> Classes:
@@ -115,7 +137,7 @@ def prepare_labels(labels: LabelMap, undo: Undo, values: Sequence[int], resample
         raise GeometryError(f"the label map's shape {labels.grid.shape} is not the scan's {undo.shape}")
     cropped = turned(labels.array, undo.turn)[slices(undo.box)]
     classes = _looked_up(cropped, _classes_of(values, int(labels.array.max(initial=0))))
-    return np.ascontiguousarray(resampler.labels(classes, undo.prepared_shape, LINEAR))
+    return np.ascontiguousarray(resampler.labels(classes, undo.prepared_shape, undo.orders))
 
 
 def _classes_of(values: Sequence[int], largest: int) -> Classes:
@@ -142,35 +164,6 @@ def _looked_up(array: npt.NDArray[Any], table: Classes) -> Classes:
     return out
 
 
-def restore(
-    logits_LXYZ: Iterable[npt.NDArray[np.float32]], undo: Undo, values: Sequence[int], names: dict[int, str]
-) -> LabelMap:
-    """Logits on the network's grid to labels on the scan's own: interpolate linearly, arg-max, paste, turn back.
-
-    A map (X, Y, Z) a class: an array, or one after the other where they need not be held together.
-    """
-    winner = argmax_resampled(logits_LXYZ, undo.cropped_shape, LINEAR)
-    return restore_classes(winner, undo, values, names)
-
-
-def restore_painted(
-    logits_LXYZ: Iterable[npt.NDArray[np.float32]], undo: Undo, values: Sequence[int], names: dict[int, str]
-) -> LabelMap:
-    """The same of outputs that may overlap: where a logit is above 0 its value is painted, over those before it."""
-    painted = painted_resampled(logits_LXYZ, undo.cropped_shape, LINEAR)
-    return restore_classes(painted, undo, values, names)
-
-
-def restore_classes(
-    classes_XYZ: npt.NDArray[Any], undo: Undo, values: Sequence[int], names: dict[int, str]
-) -> LabelMap:
-    """Classes on the cropped grid (RAS axes) pasted into the scan's own grid, as label values."""
-    table: Classes = np.array([0, *values], _type_for(max(values)))
-    full = turned(np.zeros(undo.shape, table.dtype), undo.turn)
-    full[slices(undo.box)] = _looked_up(classes_XYZ, table)  # a view of the stored array: no copy
-    return LabelMap(turned_back(full, undo.turn), undo.grid, names)
-
-
 def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float | None]) -> Shape:
     """The shape after resampling: round(spacing / target x shape), at least 1; unchanged where the target is None."""
     x, y, z = (
@@ -179,7 +172,30 @@ def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm
     return x, y, z
 
 
-def image_orders(spacing_mm: Sequence[float]) -> Orders:
-    """Cubic along every axis, but linear along one that is more than three times coarser than the finest."""
-    orders: list[Order] = [1 if s > COARSE * min(spacing_mm) else 3 for s in spacing_mm]
+def image_orders(spacing_mm: Sequence[float], target_mm: Sequence[float], how: Resampling) -> Orders:
+    """The spline for intensities along each axis; 0, the nearest, along the one whose slices are resampled alone."""
+    orders: list[Order] = [how.order] * 3
+    if how.thick == "linear":
+        orders = [1 if s > COARSE * min(spacing_mm) else how.order for s in spacing_mm]
+    elif how.thick == "nearest" and (axis := thick_axis(spacing_mm, target_mm)) is not None:
+        orders[axis] = 0
     return orders[0], orders[1], orders[2]
+
+
+def answer_orders(target_mm: Sequence[float], spacing_mm: Sequence[float], how: Resampling) -> Orders:
+    """The same for answers on their way back, which are interpolated linearly along all other axes."""
+    orders: list[Order] = [1, 1, 1]
+    if how.thick == "nearest" and (axis := thick_axis(target_mm, spacing_mm)) is not None:
+        orders[axis] = 0
+    return orders[0], orders[1], orders[2]
+
+
+def thick_axis(before_mm: Sequence[float], after_mm: Sequence[float]) -> int | None:
+    """The axis whose slices nnU-Net resamples one by one: the coarsest, where it is more than three times coarser than
+    the finest; of the spacing before if it is so uneven, else of the one after. None where two axes are the coarsest.
+    """
+    for spacing in (before_mm, after_mm):
+        if max(spacing) > COARSE * min(spacing):
+            coarsest = [axis for axis, s in enumerate(spacing) if s == max(spacing)]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None

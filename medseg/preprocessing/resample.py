@@ -6,7 +6,7 @@ An axis-aligned spline zoom is linear and separable, so these products give what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,6 @@ __all__ = [
     "Orders",
     "Resampler",
     "Shape",
-    "argmax_resampled",
-    "painted_resampled",
     "resampled",
 ]
 
@@ -80,32 +78,6 @@ def _product(bands: Sequence[Block], slab: Image, axis: int) -> Image:
         for block in bands:
             np.matmul(slab.reshape(-1, z)[:, block.support], block.matrix.T, out=out.reshape(-1, new)[:, block.rows])
     return out
-
-
-def argmax_resampled(scores: Iterable[Image], shape: Shape, orders: Orders = LINEAR) -> npt.NDArray[np.intp]:
-    """For score maps (X, Y, Z), one a class: the class with the highest score at each voxel of `shape`.
-
-    One class at a time, so memory does not grow with their number.
-    """
-    best: Image | None = None
-    winner = np.zeros(shape, np.intp)
-    for index, score in enumerate(scores):
-        here = resampled(score, shape, orders)
-        if best is None:
-            best = here.copy()
-        else:
-            wins = here > best
-            winner[wins] = index
-            best[wins] = here[wins]
-    return winner
-
-
-def painted_resampled(scores: Iterable[Image], shape: Shape, orders: Orders = LINEAR) -> npt.NDArray[np.intp]:
-    """For score maps (X, Y, Z), one a region: one more than the last region whose score is above 0, or 0 if none is."""
-    found = np.zeros(shape, np.intp)
-    for index, score in enumerate(scores):
-        found[resampled(score, shape, orders) > 0] = index + 1
-    return found
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,10 @@ import numpy.typing as npt
 
 from medseg.evaluation.overlap import Overlap, count_overlaps
 from medseg.imaging.volume import LabelMap
+from medseg.inference.boxes import Box, Labels, box_of
 from medseg.inference.postprocess import (
-    Box,
     Components,
-    Labels,
     Mask,
-    box_of,
     cleaned,
     components_of,
     filled,

@@ -25,6 +25,7 @@ from medseg.evaluation.cohort import Scores
 from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.inference.model import ModelCard, run_plan
+from medseg.inference.trust.kept import write_trust
 from medseg.planning.configure import descent
 from medseg.planning.cost import within
 from medseg.planning.explain import counted
@@ -108,8 +109,26 @@ def train(
     scores = cross_validate(run, plan.chosen) if len(jobs) > 1 and not failed else None
     if scores is not None and (different := uneven(job.folder for job in jobs)):
         yield Note(f"the folds were trained very differently: {different}", warning=True)
+    yield from _taught(run, plan.chosen, left)
     named = {f"fold {fold}": reason for fold, reason in failed.items()}
     yield Trained(run, tuple(_finished(job) for job in jobs if job.is_trained), scores, named)
+
+
+def _taught(run: Path, configuration: Name, trained: Sequence[FoldJob]) -> Iterator[Note]:
+    """Learn from the held-out cases, and say how far predictions of new scans can be told to be good or bad."""
+    if not any(job.is_trained for job in trained):
+        return
+    trust = write_trust(run, configuration)
+    if trust is None:
+        yield Note("no case was held out: how good predictions of new scans are will not be known")
+        return
+    told = f"trust learned from {counted(trust.cases, 'held-out case')}"
+    if trust.dice_error is not None:
+        told += f": the Dice of a scan is predicted to {trust.dice_error:.3f} on average"
+    if trust.ece_before is not None and trust.ece_after is not None:
+        told += f"; calibration error {trust.ece_before:.3f}, {trust.ece_after:.3f} at temperature"
+        told += f" {trust.temperature:.2f}"
+    yield Note(told)
 
 
 def check_gpus(gpus: int | None, device: torch.device) -> None:

@@ -10,13 +10,15 @@ RUN/selected.json                                        the choice, which `meds
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from medseg.compute import describe
@@ -24,12 +26,14 @@ from medseg.errors import RunError
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder, read_record, write_record
 from medseg.imaging.volume import LabelMap
-from medseg.inference.averaging import Answer, labels_of
+from medseg.inference.averaging import Answer, averaged, spooled
 from medseg.inference.held_out import keep_held_out, kept_key, read_held_out, validated_by, validation_folds
 from medseg.inference.model import ModelCard, load_model, run_plan
 from medseg.inference.predictor import SELECTED, weights_digest, with_stages
+from medseg.inference.quality import Quality, with_quality, work_of
 from medseg.inference.records import Candidate, Selection
-from medseg.inference.window import network_input, slide
+from medseg.inference.restoring import restored
+from medseg.inference.window import SlidingWindow, network_input
 from medseg.planning.explain import counted
 from medseg.planning.plan import Name, Plan, Splits
 from medseg.preprocessing.cache import LoadedCase, load_cases, load_reference
@@ -38,6 +42,7 @@ from medseg.training.cleaning import Means, Targets, choose_cleaning, dice_of, m
 from medseg.training.crossvalidation import uneven
 
 ORDER: tuple[Name, ...] = ("2d", "3d_lowres", "3d", "3d_cascade")  # of equally good ones the first is taken
+QUALITY_CASES = 20  # at most, evenly spread, that tell what a quality gains
 DIGITS = 4  # of Dice: what is alike in them is equally good
 
 Members = tuple[Name, ...]
@@ -84,6 +89,8 @@ def select(run: Path, device: torch.device) -> Iterator[Event | Selected]:
     candidates = [_candidate(members, of) for members, of in dice.items()]
     best = max(candidates, key=lambda one: round(one.dice, DIGITS))
 
+    qualities = yield from job.qualities(best.members[0])
+
     yield Stage("clean", 1, f"which post-processing helps {best.words}")
     judged = choose_cleaning(lambda: job.pairs(best.members), job.targets, plan.ignore)
     selection = Selection(
@@ -93,6 +100,7 @@ def select(run: Path, device: torch.device) -> Iterator[Event | Selected]:
         models=weights_digest(run, held),
         candidates=tuple(candidates),
         cleaned=Candidate(members=best.members, dice=mean(judged.dice), structures=judged.dice),
+        qualities=qualities,
     )
     write_record(run / SELECTED, selection)
     yield Advanced(1, f"{counted(len(judged.steps), 'step')} {'helps' if len(judged.steps) == 1 else 'help'}")
@@ -194,20 +202,50 @@ class _Job:
         """Keep what each pair finds in a case, unless that is done; every network predicts once."""
         todo = [pair for pair in pairs if kept_key(self._folder(pair, case), case) != self._key(pair, case)]
         names = [name for name in self.held if any(name in pair for pair in todo)]
-        answers = {name: self._answer(name, case, scratch / f"{name}.npy") for name in names}
+        answers = {name: self._answer(name, case, scratch / f"{name}.logits") for name in names}
         for pair in todo:
-            labels = labels_of([answers[name] for name in pair], self.plan)
+            labels = averaged([answers[name] for name in pair], self.plan)
             keep_held_out(output_folder(self._folder(pair, case)), case, labels, self._key(pair, case))
+
+    def qualities(self, name: Name) -> Generator[Event, None, dict[Quality, float]]:
+        """Mean Dice of a configuration at each quality of inference, on some of the cases; none where all are alike."""
+        made = self.plan.configurations[name]
+        others = [one for one in get_args(Quality) if with_quality(made, one) != made]
+        if not others:
+            return {}
+        cases = [self.cases[k] for k in range(0, len(self.cases), -(-len(self.cases) // QUALITY_CASES))]
+        work = sum(work_of(with_quality(made, one)) for one in others) / work_of(made)
+        told = f"{', '.join(others)} on {counted(len(cases), 'case')}, {work:.2g} times the work of the standard"
+        yield Stage("qualities", len(cases), told)
+        found: dict[Quality, list[Means]] = {one: [] for one in ("standard", *others)}
+        for done, case in enumerate(cases, 1):
+            reference = self.reference(case)
+            for one, dice in found.items():
+                labels = self._at(name, case, one) if one in others else self.held_out((name,), case, reference)
+                dice.append(dice_of(reference.array, labels.array, self.targets, self.plan.ignore))
+            yield Advanced(done, case)
+        return {one: round(_candidate((name,), dice).dice, DIGITS) for one, dice in found.items()}
+
+    def _at(self, name: Name, case: str, quality: Quality) -> LabelMap:
+        """What a configuration finds in a case at a quality."""
+        loaded, image = self._input(name, case)
+        made = with_quality(self.plan.configurations[name], quality)
+        window = SlidingWindow([self._network(self.held[name][case])], made, self.device)
+        return restored(window.slabs(image), loaded.undo, self.plan)
+
+    def _input(self, name: Name, case: str) -> tuple[LoadedCase, npt.NDArray[np.float32]]:
+        """A prepared case, and what the network of a configuration reads of it."""
+        plan = self.plan.model_copy(update={"chosen": name})
+        (loaded,) = with_previous([self._prepared(name, case)], self.run, plan)
+        channels = plan.configuration.network.in_channels
+        return loaded, network_input(loaded.image_CXYZ, loaded.previous_XYZ, channels)
 
     def _answer(self, name: Name, case: str, path: Path) -> Answer:
         """A configuration's logits, on disk: several at a time may be more than memory holds."""
-        plan = self.plan.model_copy(update={"chosen": name})
-        (loaded,) = with_previous([self._prepared(name, case)], self.run, plan)
-        configuration = plan.configuration
-        image = network_input(loaded.image_CXYZ, loaded.previous_XYZ, configuration.network.in_channels)
-        logits = slide([self._network(self.held[name][case])], image, configuration, self.device)
-        np.save(path, logits)
-        return Answer(np.load(path, mmap_mode="r"), loaded.undo)
+        loaded, image = self._input(name, case)
+        made = self.plan.configurations[name]
+        window = SlidingWindow([self._network(self.held[name][case])], made, self.device, path.parent)
+        return Answer(spooled(window.slabs(image), image.shape[1:], path), loaded.undo)
 
     def _network(self, fold: Path) -> torch.nn.Module:
         held = self._loaded or {}

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medseg.errors import InputError, RunError
 from medseg.files import read_record
 from medseg.imaging.structures import alike
-from medseg.inference.model import ModelCard, Origin, model_at, read_card
+from medseg.inference.model import ModelCard, Origin, model_at, read_card, read_weights
 from medseg.networks.table import build_network
 from medseg.networks.topology import NetworkSettings
 from medseg.planning.explain import counted, mm
@@ -99,7 +98,7 @@ def adapt(network: nn.Module, model: Path, plan: Plan, known: int | None = None)
         InputError: the two have no layer in common, or the model is damaged.
     """
     card = read_card(model)
-    source = load_file(model / "model.safetensors")
+    source = read_weights(model)
     target = network.state_dict()
     settings, theirs = plan.configuration.network, card.plan.configuration.network
     stems, heads = _axes(network, settings, "in_channels"), _axes(network, settings, "classes")

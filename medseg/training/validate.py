@@ -12,27 +12,36 @@ from torch import nn
 from medseg.evaluation.case import StructureScore, score_case
 from medseg.imaging.volume import LabelMap
 from medseg.inference.held_out import keep_held_out
-from medseg.inference.restoring import restore_logits
-from medseg.inference.window import network_input, slide
+from medseg.inference.restoring import restored
+from medseg.inference.trust.kept import keep_case_trust
+from medseg.inference.trust.sums import TrustSums
+from medseg.inference.window import SlidingWindow, network_input
 from medseg.planning.plan import Plan, Region
 from medseg.preprocessing.cache import LoadedCase, load_reference
 
 Mask = npt.NDArray[np.bool_]
 
 
-def predict_prepared(network: nn.Module, case: LoadedCase, plan: Plan, device: torch.device) -> LabelMap:
-    """Labels of a prepared case on its scan's own grid."""
+def predict_prepared(
+    network: nn.Module, case: LoadedCase, plan: Plan, device: torch.device, sums: TrustSums | None = None
+) -> LabelMap:
+    """Labels of a prepared case on its scan's own grid; `sums` are told of its logits."""
     image = network_input(case.image_CXYZ, case.previous_XYZ, plan.configuration.network.in_channels)
-    logits_LXYZ = slide([network.eval()], image, plan.configuration, device)
-    return restore_logits(logits_LXYZ, case.undo, plan)
+    slabs = SlidingWindow([network.eval()], plan.configuration, device).slabs(image)
+    return restored(slabs if sums is None else sums.taking(slabs), case.undo, plan)
 
 
 def validate_case(
     network: nn.Module, case: LoadedCase, plan: Plan, cache: Path, out: Path, device: torch.device
 ) -> tuple[StructureScore, ...]:
-    """Predict one case, write its labels to `out`, keep them for what builds on cross-validation, and score them."""
-    labels = predict_prepared(network, case, plan, device)
+    """Predict one case, write its labels to `out`, keep them for what builds on cross-validation, and score them.
+
+    Kept as well is what the case teaches of how far the network's probabilities can be trusted.
+    """
+    sums = TrustSums(plan, classes_XYZ=case.classes_XYZ)
+    labels = predict_prepared(network, case, plan, device, sums)
     keep_held_out(out.parent, case.name, labels)
+    keep_case_trust(out.parent, case.name, sums.finished())
     if can_write_labels():
         from medseg.imaging.nifti import write_labels  # training itself does without nibabel
 

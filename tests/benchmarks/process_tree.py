@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,11 +41,21 @@ class Cost:
     processes: int
 
 
-def cost_of(command: Sequence[str], environment: Mapping[str, str] | None = None, log: Path | None = None) -> Cost:
+class OverMemory(RuntimeError):
+    """A command took more memory than it was allowed, and was ended."""
+
+
+def cost_of(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    limit_mib: float = math.inf,
+) -> Cost:
     """Run a command to its end and tell what it cost, start-up included.
 
     Raises:
         RuntimeError: it failed; the end of what it said is told.
+        OverMemory: its processes took more than `limit_mib` together.
     """
     with tempfile.TemporaryDirectory() as place:
         out, said = Path(place) / "cost.json", log or Path(place) / "said.txt"
@@ -61,6 +73,10 @@ def cost_of(command: Sequence[str], environment: Mapping[str, str] | None = None
             while wrapper.poll() is None:
                 sizes = [size for pid in _session(wrapper.pid) if pid != wrapper.pid for size in _pss_mib(pid)]
                 peak, most = max(peak, sum(sizes)), max(most, len(sizes))
+                if peak > limit_mib:
+                    os.killpg(wrapper.pid, signal.SIGKILL)
+                    wrapper.wait()
+                    raise OverMemory(f"{' '.join(command)} took more than {limit_mib:.0f} MiB")
                 time.sleep(EVERY_S)
         if wrapper.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{said.read_text(errors='replace')[-2000:]}")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -120,13 +119,31 @@ def test_train_is_killed(tmp_path: Path, pattern: str) -> None:
     assert not (run / "folds/3d/0/checkpoint.safetensors").exists()
 
 
+def twenty_scans(data: Path, side: int = 24) -> Path:
+    for k in range(20):
+        write_case(data, f"case{k}", blobs(k, (side, side, side))[0], None, np.eye(4))
+    return data / "images"
+
+
+def same_labels(out: Path, other: Path) -> None:
+    """Both folders hold the labels of all cases, to the last byte, and the same is said of them."""
+    files = {path.name: path.read_bytes() for path in other.glob("*.nii.gz")}
+    assert len(files) == 20
+    assert {path.name: path.read_bytes() for path in out.glob("*.nii.gz")} == files
+    assert (out / "statistics.csv").read_bytes() == (other / "statistics.csv").read_bytes()
+    said, theirs = (json.loads((folder / "predictions.json").read_text()) for folder in (out, other))
+    assert [(c["case"], c["volumes_ml"]) for c in said["cases"]] == [
+        (c["case"], c["volumes_ml"]) for c in theirs["cases"]
+    ]
+    assert said["failed"] == []
+    assert {path.name for path in out.rglob("*")} == {path.name for path in other.rglob("*")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "n"), [("case_map.json", 1), ("*.nii.gz", 1), ("cases/*.json", 5)])
 def test_infer_is_killed(tmp_path: Path, pattern: str, n: int) -> None:
     run, out, other = untrained_run(tmp_path), tmp_path / "out", tmp_path / "other"
-    scans = tmp_path / "data" / "images"
-    for k in range(20):
-        write_case(tmp_path / "data", f"case{k}", blobs(k, (24, 24, 24))[0], None, np.eye(4))
+    scans = twenty_scans(tmp_path / "data")
     asked = ("infer", run, scans, "-o", out, "--device", "cpu")
     code, _ = stopped(signal.SIGKILL, some(out, pattern, n), *asked)
     assert code == -signal.SIGKILL
@@ -134,13 +151,60 @@ def test_infer_is_killed(tmp_path: Path, pattern: str, n: int) -> None:
     err = whole(*asked)
     assert not done or f"{done} of 20 already done" in err
     whole("infer", run, scans, "-o", other, "--device", "cpu")
-    said = json.loads((out / "predictions.json").read_text())
-    assert len(said["cases"]) == 20
-    assert said["failed"] == []
-    for file in other.glob("*.nii.gz"):
-        one, two = nib.load(file), nib.load(out / file.name)
-        assert np.array_equal(np.asarray(one.dataobj), np.asarray(two.dataobj))
-        assert np.array_equal(one.affine, two.affine)
+    same_labels(out, other)
+
+
+@pytest.mark.slow
+def test_infer_is_killed_at_ten_random_moments(tmp_path: Path) -> None:
+    """Each run goes on where the one before was killed; a moment is a number of further cases and a bit of time."""
+    run, out, other = untrained_run(tmp_path), tmp_path / "out", tmp_path / "other"
+    asked = ("infer", run, twenty_scans(tmp_path / "data", 32), "-o", out, "--device", "cpu")
+    random, killed = np.random.default_rng(0), 0
+    for _ in range(10):
+        done = len(list((out / "cases").glob("case*.done.json")))
+        process = begin(*asked)
+        reached = some(out, "cases/case*.done.json", min(done + int(random.integers(0, 3)), 20))
+        begun = out / "cases/.running-0-of-1.lock"
+        begun.unlink(missing_ok=True)  # of the one killed before: else this one would be killed while it starts
+        until = time.monotonic() + 120
+        while not (begun.exists() and reached()) and process.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        time.sleep(float(random.uniform(0, 0.15)))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=120)
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 8
+    whole(*asked)
+    whole(*asked[:4], other, "--device", "cpu")
+    same_labels(out, other)
+
+
+@pytest.mark.slow
+def test_two_that_run_at_once(tmp_path: Path) -> None:
+    """The same part twice: the second refuses in one line; two parts share the folder."""
+    run, out, other = untrained_run(tmp_path), tmp_path / "out", tmp_path / "other"
+    asked = ("infer", run, twenty_scans(tmp_path / "data", 32), "-o", out, "--device", "cpu")
+    first = begin(*asked, "--part", "0/2")
+    until = time.monotonic() + 120
+    while not (out / "cases/.running-0-of-2.lock").exists() and time.monotonic() < until:
+        time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)  # it goes on working as long as the others need
+    for part, said in (("0/2", "works on part 0/2 of it at this moment"), ("0/1", "this would be all of it")):
+        second = begin(*asked, "--part", part)
+        _, err = second.communicate(timeout=240)
+        assert second.returncode == 2
+        assert "Traceback" not in err
+        assert err.splitlines()[-1].startswith("medseg: ")
+        assert said in err.splitlines()[-1]
+    beside = begin(*asked, "--part", "1/2")
+    first.send_signal(signal.SIGCONT)
+    for process in (first, beside):
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    whole(*asked[:4], other, "--device", "cpu")
+    same_labels(out, other)
+    assert set(json.loads((out / "predictions.json").read_text())["machine"]) == {"0/2", "1/2"}
 
 
 def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:

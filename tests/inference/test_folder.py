@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-import torch
 from numpy.typing import NDArray
 
 from medseg.errors import InputError, ResourceError, RunError
@@ -27,10 +27,12 @@ from medseg.imaging.nifti import read_labels
 from medseg.imaging.scans import Scan
 from medseg.imaging.source import Source
 from medseg.imaging.volume import LabelMap
-from medseg.inference import folder as inference
-from medseg.inference.case import volumes_ml
-from medseg.inference.folder import Asked, Inferred, infer_folder
+from medseg.inference import results
+from medseg.inference.asked import Asked
+from medseg.inference.case import Segmenter, volumes_ml
+from medseg.inference.folder import Inferred, infer_folder
 from medseg.inference.records import Predictions
+from medseg.inference.work import scan_seen
 from medseg.planning.plan import Region
 from tests.imaging.build import (
     PATIENT,
@@ -72,11 +74,14 @@ def test_a_folder_of_nifti(tmp_path: Path) -> None:
         "scan1.nii.gz",
         "cases/scan0.done.json",
         "cases/scan1.done.json",
+        "cases/.claims.lock",
+        "cases/.records.lock",
         "case_map.json",
         "predictions.json",
+        "statistics.csv",
     }
     said = strict(out / "predictions.json")
-    assert [c["case"] for c in said["cases"]] == ["scan0", "scan1"]
+    assert {c["case"] for c in said["cases"]} == {"scan0", "scan1"}
     assert said["failed"] == []
     for case in said["cases"]:
         assert case["input"] == f"{case['case']}_0000.nii.gz"
@@ -151,7 +156,7 @@ def test_a_broken_scan_among_good_ones(tmp_path: Path, how: str) -> None:
     else:
         broken.write_bytes(whole[: len(whole) // 2] if how == "cut" else b"this is text")
     inferred, events = infer(run, scans, out)
-    assert [c.case for c in inferred.predictions.cases] == ["scan0", "scan1"]
+    assert {c.case for c in inferred.predictions.cases} == {"scan0", "scan1"}
     (failed,) = inferred.predictions.failed
     assert failed.case == "broken"
     assert str(tmp_path) not in (out / "predictions.json").read_text()
@@ -184,13 +189,13 @@ def test_a_damaged_manifest_of_another_case_is_passed_over(tmp_path: Path) -> No
 
 def test_a_scan_too_large_for_the_memory_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, scans = untrained_run(tmp_path), scans_of(tmp_path / "scans")
-    predict = inference.predict
+    predict = Segmenter.predict
 
-    def hungry(models: Any, channels: Any, device: torch.device) -> Any:
-        monkeypatch.setattr(inference, "predict", predict)
+    def hungry(segmenter: Segmenter, ready: Any) -> Any:
+        monkeypatch.setattr(Segmenter, "predict", predict)
         raise MemoryError
 
-    monkeypatch.setattr(inference, "predict", hungry)
+    monkeypatch.setattr(Segmenter, "predict", hungry)
     inferred, _ = infer(run, scans, tmp_path / "out")
     assert [(f.case, f.reason) for f in inferred.predictions.failed] == [
         ("scan0", "is too large for the memory of this machine")
@@ -350,7 +355,7 @@ def test_numbered_scans_are_no_channels_for_a_model_of_one(tmp_path: Path) -> No
     for k in range(3):
         write_nifti(scans / f"liver_{k:04d}.nii.gz", blobs(k)[0])
     inferred, _ = infer(run, scans, tmp_path / "out")
-    assert [c.case for c in inferred.predictions.cases] == ["liver_0000", "liver_0001", "liver_0002"]
+    assert {c.case for c in inferred.predictions.cases} == {"liver_0000", "liver_0001", "liver_0002"}
     assert not inferred.failed
 
 
@@ -409,14 +414,14 @@ def test_names_that_are_no_text_are_no_hindrance(tmp_path: Path) -> None:
 
 def test_what_nobody_foresaw_fails_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
-    write = inference.write_all
+    write = results.write_all
 
     def odd(folder: Path, case: str, *others: Any) -> Any:
         if case == "scan0":
             raise TypeError("Müller")
         return write(folder, case, *others)
 
-    monkeypatch.setattr(inference, "write_all", odd)
+    monkeypatch.setattr(results, "write_all", odd)
     inferred, _ = infer(run, scans, out)
     assert [c.case for c in inferred.predictions.cases] == ["scan1"]
     assert inferred.failed["scan0"].startswith("[UNEXPECTED] TypeError in test_folder.py")
@@ -429,8 +434,8 @@ def test_another_volume_of_the_same_file_is_another_question(tmp_path: Path) -> 
         Scan("a", (Source("dicom", v.paths, dicom=v),), "") for v in (volume, replace(volume, frames=volume.frames[1:]))
     ]
     shared = [Scan("a", (Source("nifti", volume.paths, component=k),), "") for k in (0, 1)]
-    assert inference.scan_key(scans[0], "", asked) != inference.scan_key(scans[1], "", asked)
-    assert inference.scan_key(shared[0], "", asked) != inference.scan_key(shared[1], "", asked)
+    keys = [scan_seen(scan, "", asked, time.time()).key for scan in (*scans, *shared)]
+    assert len(set(keys)) == 4
 
 
 def test_failed_dicom_volumes_can_be_found(tmp_path: Path) -> None:

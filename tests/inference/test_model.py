@@ -8,7 +8,17 @@ import torch
 
 from medseg.errors import InputError, ResourceError, RunError
 from medseg.files import read_record
-from medseg.inference.model import ModelCard, finished_folds, load_model, save_model
+from medseg.inference.export.model_file import write_model_file
+from medseg.inference.model import (
+    ModelCard,
+    copy_model,
+    finished_folds,
+    load_model,
+    model_at,
+    read_card,
+    read_weights,
+    save_model,
+)
 from medseg.inference.records import RESEARCH_USE
 from medseg.networks.table import build_network
 from tests.tiny import CPU, card_of, configuration, plan_of, untrained_run
@@ -89,3 +99,17 @@ def test_a_full_disk_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ResourceError, match="no space left"):
         save_model(tmp_path, build_network(plan.configuration.network), card_of(plan))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_in_a_file_is_a_model_as_one_in_a_folder(tmp_path: Path) -> None:
+    run, file = untrained_run(tmp_path), tmp_path / "m.medseg"
+    write_model_file(run, file)
+    fold = run / "folds" / "3d" / "0"
+    assert model_at(file) == file
+    assert read_card(file) == read_card(fold)
+    assert copy_model(file, tmp_path / "copy") == read_card(fold)
+    for name in ("model.json", "model.safetensors"):
+        assert (tmp_path / "copy" / name).read_bytes() == (fold / name).read_bytes()
+    ours, theirs = read_weights(file), load_model(fold, CPU).network.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

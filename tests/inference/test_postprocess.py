@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from scipy import ndimage
 
 from medseg.imaging.grid import Grid
 from medseg.imaging.volume import LabelMap
-from medseg.inference.postprocess import cleaned
+from medseg.inference import boxes
+from medseg.inference.postprocess import cleaned, filled
 from medseg.inference.records import Cleaning
 
 
@@ -121,3 +123,66 @@ def test_it_is_what_scipy_finds_on_the_whole_array() -> None:
     sizes = ndimage.sum_labels(array == 2, numbered, range(1, n + 1))
     expected = np.where((array == 2) & (numbered != sizes.argmax() + 1), 0, array)
     np.testing.assert_array_equal(cleaned(labels_of(array), [step("largest", 2)]).array, expected)
+
+
+def one_by_one(array: NDArray[Any], steps: list[Cleaning]) -> NDArray[Any]:
+    """Each step on the whole array, written down as simply as can be."""
+    array = array.copy()
+    around = np.ones((3, 3, 3))
+    for one in steps:
+        mask = np.isin(array, one.values)
+        numbered, n = ndimage.label(mask, around)
+        sizes = ndimage.sum_labels(mask, numbered, range(1, n + 1))
+        if one.kind == "largest" and n:
+            array[mask & (numbered != sizes.argmax() + 1)] = 0
+        if one.kind == "at_least":
+            array[np.isin(numbered, np.flatnonzero(sizes * 1e-3 < one.ml) + 1)] = 0
+        if one.kind == "fill":
+            holes, n = ndimage.label(ndimage.binary_fill_holes(mask) & (array == 0))
+            for number in range(1, n + 1):
+                rim = ndimage.binary_dilation(holes == number, around) & mask
+                if rim.any():
+                    array[holes == number] = np.bincount(array[rim]).argmax()
+    return array
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_many_steps_in_boxes_do_what_they_do_on_the_whole(
+    seed: int, order: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boxes, "PIECE", 200)
+    monkeypatch.setattr(boxes, "BLOCK", 5)
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.standard_normal((22, 18, 16)), 1.0)
+    array = np.digitize(field, np.quantile(field, [0.35, 0.6, 0.8])).astype(np.uint8)
+    array[array == 3] = 5
+    array[rng.random(array.shape) < 0.1] = 0
+    every = (1, 2, 5)
+    choices = [step("largest", *every), step("fill", *every), step("at_least", *every, ml=0.004)]
+    choices += [step("fill", 1, 2), step("fill", 2), step("at_least", 5, ml=0.01), step("largest", 1), step("fill", 9)]
+    steps = [choices[k] for k in rng.permutation(len(choices))]
+    stored = np.asfortranarray(array.transpose(order))
+    found = cleaned(labels_of(stored), steps).array
+    np.testing.assert_array_equal(found, one_by_one(array, steps).transpose(order))
+
+
+def test_an_array_without_holes_is_given_back_and_one_with_holes_is_not_changed() -> None:
+    array = np.ones((5, 5, 5), np.uint8)
+    assert filled(array, (1,)) is array
+    array[2, 2, 2] = 0
+    assert filled(array, (1,)).all()
+    assert not array[2, 2, 2]
+
+
+def test_memory_goes_with_the_box_of_a_structure() -> None:
+    array = np.zeros((200, 200, 100), np.uint8)
+    array[20:60, 20:60, 20:60] = 1
+    array[40, 40, 40] = array[100, 100, 50] = 2
+    array[199, 199, 99] = 1  # far away
+    labels = labels_of(array)
+    tracemalloc.start()
+    cleaned(labels, [step("fill", 1), step("largest", 1), step("at_least", 1, ml=0.1)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < array.nbytes + 20 * 40**3

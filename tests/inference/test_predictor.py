@@ -6,21 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.errors import RunError
+from medseg.errors import InputError, RunError
 from medseg.events import Note
 from medseg.imaging.grid import Grid
 from medseg.imaging.nifti import read_labels, write_volume
 from medseg.imaging.volume import Volume
-from medseg.inference.averaging import Answer, labels_of
+from medseg.inference.averaging import Answer, averaged
 from medseg.inference.case import predict
+from medseg.inference.export.model_file import write_model_file
 from medseg.inference.folder import Inferred, infer_folder
 from medseg.inference.postprocess import cleaned
-from medseg.inference.predictor import load_predictor
+from medseg.inference.predictor import Folds, load_predictor
 from medseg.inference.records import Candidate, Cleaning, Selection
-from medseg.inference.window import network_input, slide
+from medseg.inference.window import network_input
 from medseg.planning.plan import Name
 from medseg.preprocessing.prepare import prepare, prepare_labels
-from tests.tiny import CPU, blobs
+from tests.tiny import CPU, blobs, slid
 from tests.training.several import plan_for, run_of, train_fold
 
 FILL = Cleaning(kind="largest", values=(1,), what="1")
@@ -50,9 +51,10 @@ def answer(run: Path, name: Name, previous: Answer | None = None) -> Answer:
     prepared = prepare([scan()], plan.configuration.preprocessing)
     before = None
     if previous is not None:
-        before = prepare_labels(labels_of([previous], plan), prepared.undo, plan.values)
+        before = prepare_labels(averaged([previous], plan), prepared.undo, plan.values)
     image = network_input(prepared.image_CXYZ, before, plan.configuration.network.in_channels)
-    return Answer(slide([m.network for m in models], image, plan.configuration, CPU), prepared.undo)
+    logits = slid([m.network for m in models], image, plan.configuration)
+    return Answer(np.moveaxis(logits, 0, -1), prepared.undo)
 
 
 def test_without_a_choice_the_planned_configuration_predicts(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_without_a_choice_the_planned_configuration_predicts(tmp_path: Path) -> 
     predictor = load_predictor(run, CPU)
     assert (predictor.members, predictor.folds, predictor.told) == (("3d",), ("0", "1"), ())
     found = predict(predictor, [scan()], CPU)
-    np.testing.assert_array_equal(found.array, labels_of([answer(run, "3d")], predictor.plan).array)
+    np.testing.assert_array_equal(found.labels.array, averaged([answer(run, "3d")], predictor.plan).array)
 
 
 def test_a_chosen_pair_predicts_and_is_cleaned(tmp_path: Path) -> None:
@@ -68,11 +70,11 @@ def test_a_chosen_pair_predicts_and_is_cleaned(tmp_path: Path) -> None:
     choose(run, ("2d", "3d"), (FILL,))
     predictor = load_predictor(run, CPU)
     assert predictor.folds == ("0", "1")
-    expected = labels_of([answer(run, "2d"), answer(run, "3d")], predictor.plan)
+    expected = averaged([answer(run, "2d"), answer(run, "3d")], predictor.plan)
     assert len(np.unique(expected.array)) > 1
     found = predict(predictor, [scan()], CPU)
-    np.testing.assert_array_equal(found.array, cleaned(expected, [FILL]).array)
-    assert (found.array != expected.array).any()
+    np.testing.assert_array_equal(found.labels.array, cleaned(expected, [FILL]).array)
+    assert (found.labels.array != expected.array).any()
 
 
 def test_a_cascade_reads_what_its_first_stage_found(tmp_path: Path) -> None:
@@ -83,12 +85,14 @@ def test_a_cascade_reads_what_its_first_stage_found(tmp_path: Path) -> None:
     low = answer(run, "3d_lowres")
     found = predict(predictor, [scan()], CPU)
     second = answer(run, "3d_cascade", low)
-    np.testing.assert_array_equal(found.array, labels_of([second], predictor.plan).array)
-    nothing = Answer(np.stack([np.ones_like(low.logits_LXYZ[0])] + [np.zeros_like(low.logits_LXYZ[0])] * 2), low.undo)
-    assert (answer(run, "3d_cascade", nothing).logits_LXYZ != second.logits_LXYZ).any()
+    np.testing.assert_array_equal(found.labels.array, averaged([second], predictor.plan).array)
+    background = np.zeros_like(low.logits_XYZL)
+    background[..., 0] = 1
+    nothing = Answer(background, low.undo)
+    assert (answer(run, "3d_cascade", nothing).logits_XYZL != second.logits_XYZL).any()
     choose(run, ("3d_lowres", "3d_cascade"))
     pair = predict(load_predictor(run, CPU), [scan()], CPU)
-    np.testing.assert_array_equal(pair.array, labels_of([low, second], predictor.plan).array)
+    np.testing.assert_array_equal(pair.labels.array, averaged([low, second], predictor.plan).array)
 
 
 def test_a_folder_is_predicted_by_what_was_chosen_and_says_so(tmp_path: Path) -> None:
@@ -101,14 +105,16 @@ def test_a_folder_is_predicted_by_what_was_chosen_and_says_so(tmp_path: Path) ->
         return last, [e.text for e in events if isinstance(e, Note)]
 
     before, notes = infer()
-    assert (before.skipped, notes) == (0, [])
+    assert before.skipped == 0
+    assert not any("select" in note or "post-processing" in note for note in notes)
     assert (before.predictions.configurations, before.predictions.postprocessing) == (("3d",), ())
     plain = read_labels(out / "a.nii.gz").array
 
     choose(run, ("2d", "3d"), (FILL,))
     after, notes = infer()
     assert after.skipped == 0
-    assert notes[:2] == ["by medseg select: 2d + 3d", "post-processing of 1: only the largest component is kept"]
+    assert "by medseg select: 2d + 3d" in notes
+    assert "post-processing of 1: only the largest component is kept" in notes
     assert "folds were trained or deleted since medseg select chose: run it again" in notes
     said = json.loads((out / "predictions.json").read_text())
     assert said["configurations"] == ["2d", "3d"]
@@ -128,3 +134,35 @@ def test_a_choice_whose_folds_are_gone(tmp_path: Path) -> None:
     choose(run, ("2d",))
     with pytest.raises(RunError, match="the plan has no configuration 2d; run medseg select again"):
         load_predictor(run, CPU)
+
+
+@pytest.mark.parametrize(
+    ("folds", "used"), [(None, ("0", "1", "2")), (1, ("0",)), (2, ("0", "1")), (9, ("0", "1", "2")), (["2"], ("2",))]
+)
+def test_only_some_folds(tmp_path: Path, folds: Folds, used: tuple[str, ...]) -> None:
+    run = run_of(tmp_path, ["3d"])
+    for fold in range(3):
+        train_fold(run, "3d", fold)
+    write_model_file(run, tmp_path / "m.medseg")
+    weights = [load_predictor(run, CPU).models["3d"][int(fold)].card.weights_sha256 for fold in used]
+    for path in (run, tmp_path / "m.medseg"):
+        predictor = load_predictor(path, CPU, folds)
+        assert predictor.folds == used
+        assert [model.card.weights_sha256 for model in predictor.models["3d"]] == weights
+    assert (load_predictor(run, CPU, folds).key == load_predictor(run, CPU).key) == (len(used) == 3)
+
+
+def test_the_fold_of_all_cases_is_the_first(tmp_path: Path) -> None:
+    run = run_of(tmp_path, ["3d"])
+    train_fold(run, "3d", 0).rename(run / "folds" / "3d" / "all")
+    train_fold(run, "3d", 0)
+    assert load_predictor(run, CPU, 1).folds == ("all",)
+
+
+def test_folds_that_are_not_there(tmp_path: Path) -> None:
+    run = run_of(tmp_path, ["3d"])
+    train_fold(run, "3d", 0)
+    with pytest.raises(RunError, match="fold 3 of 3d is not there, or not trained to its end; give some of 0"):
+        load_predictor(run, CPU, ["3"])
+    with pytest.raises(InputError, match="0 folds predict nothing"):
+        load_predictor(run, CPU, 0)

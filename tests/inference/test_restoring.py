@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.inference.restoring import restore_logits
+from medseg.inference.restoring import restored
 from medseg.planning.plan import Plan, Region, Structure
-from medseg.preprocessing.prepare import Undo, restore
+from medseg.preprocessing.prepare import Undo
+from medseg.preprocessing.restore import restore
 from tests import tiny
 
 NAMES = {2: "rest of whole", 5: "rest of core", 9: "enhancing"}
@@ -28,7 +29,7 @@ def undo() -> Undo:
 
 def test_regions_are_painted_in_order_where_they_are_more_likely_than_not(undo: Undo) -> None:
     logits = np.random.default_rng(0).normal(size=(3, 4, 3, 2)).astype(np.float32)
-    found = restore_logits(logits, undo, plan_of(BRATS))
+    found = restored(tiny.slabs_of(logits), undo, plan_of(BRATS))
     expected = np.zeros((4, 3, 2), np.uint8)
     for logit, region in zip(logits, BRATS, strict=True):
         expected[1 / (1 + np.exp(-logit)) > 0.5] = region.value
@@ -40,11 +41,11 @@ def test_regions_are_painted_in_order_where_they_are_more_likely_than_not(undo: 
 def test_what_a_network_says_of_a_label_map_gives_it_back(undo: Undo) -> None:
     labels = np.random.default_rng(1).choice([0, 2, 5, 9], (4, 3, 2)).astype(np.uint8)
     logits = np.stack([np.where(np.isin(labels, region.values), 3, -3) for region in BRATS]).astype(np.float32)
-    np.testing.assert_array_equal(restore_logits(logits, undo, plan_of(BRATS)).array, labels)
+    np.testing.assert_array_equal(restored(tiny.slabs_of(logits), undo, plan_of(BRATS)).array, labels)
 
 
 def test_structures_are_the_likeliest(undo: Undo) -> None:
     logits = np.random.default_rng(0).normal(size=(4, 4, 3, 2)).astype(np.float32)
-    found = restore_logits(iter(logits), undo, plan_of())
+    found = restored(tiny.slabs_of(logits, 0, 3), undo, plan_of())
     np.testing.assert_array_equal(found.array, np.array([0, 2, 5, 9])[logits.argmax(0)])
     np.testing.assert_array_equal(found.array, restore(logits, undo, (2, 5, 9), NAMES).array)

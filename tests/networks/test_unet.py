@@ -52,3 +52,10 @@ def test_weights_are_as_settings_say():
     assert shapes["decoder.1.0.weight"] == (8, 16, 1, 3, 3)
     assert shapes["heads.0.weight"] == (3, 4, 1, 1, 1)
     assert not any(name.endswith("0.bias") for name in shapes if name.startswith(("encoder", "decoder", "up")))
+
+
+def test_transposed_convolutions_have_a_bias_where_settings_say_so():
+    biased = SETTINGS["3d anisotropic"].model_copy(update={"up_bias": True})
+    names = {name for name, _ in build_network(biased).named_parameters()}
+    plain = {name for name, _ in build_network(SETTINGS["3d anisotropic"]).named_parameters()}
+    assert names - plain == {"up.0.bias", "up.1.bias"}

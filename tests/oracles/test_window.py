@@ -8,9 +8,13 @@ import torch
 from monai.data.utils import compute_importance_map
 from monai.inferers import sliding_window_inference
 
-from medseg.inference.window import gaussian, slide, tile_starts
+from medseg.inference.tiles import line_weights, tile_starts
 from medseg.networks.table import build_network
-from tests.tiny import CPU, configuration
+from tests.tiny import configuration, slid
+
+
+def gaussian(patch: tuple[int, ...]) -> np.ndarray:
+    return np.einsum("x,y,z->xyz", *map(line_weights, patch)).astype(np.float32)
 
 
 def monai(network: torch.nn.Module, image: np.ndarray, patch: tuple[int, ...]) -> np.ndarray:
@@ -35,7 +39,7 @@ def test_a_constant_answer_is_the_same(shape: tuple[int, int, int]) -> None:
 
     image = np.zeros((1, *shape), np.float32)
     np.testing.assert_allclose(
-        slide([Constant()], image, configuration(), CPU), monai(Constant(), image, (8, 8, 8)), rtol=1e-5
+        slid([Constant()], image, configuration()), monai(Constant(), image, (8, 8, 8)), rtol=1e-5
     )
 
 
@@ -44,7 +48,7 @@ def test_a_real_network_gives_the_same_logits(shape: tuple[int, int, int]) -> No
     made = configuration()
     network = build_network(made.network).eval()
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-    ours, theirs = slide([network], image, made, CPU), monai(network, image, (8, 8, 8))
+    ours, theirs = slid([network], image, made), monai(network, image, (8, 8, 8))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.inference.window import tile_starts
+from medseg.inference.tiles import tile_starts
 from medseg.networks.table import build_network
 from medseg.networks.work import weights
 from medseg.planning.architecture import fit, network_for

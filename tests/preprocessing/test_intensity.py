@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from medseg.errors import InputError
 from medseg.preprocessing import intensity
 from medseg.preprocessing.intensity import normalised, outline
 from medseg.preprocessing.settings import Normalisation
@@ -98,6 +99,20 @@ def test_zeros_within_the_outline_count_as_in_nnunet():
     np.testing.assert_allclose(out[inside], (first[inside] - first[inside].mean()) / first[inside].std(), atol=1e-5)
     assert (out[~inside] == 0).all()
     assert out[4, 4, 4] < -0.5
+
+
+def test_the_other_schemes_of_nnunet():
+    values = np.array([10, 60, 110, 210], np.float32).reshape(1, 2, 2)
+    np.testing.assert_array_equal(normalised(values, Normalisation(kind="none")), values)
+    np.testing.assert_allclose(normalised(values, Normalisation(kind="minmax")).ravel(), [0, 0.25, 0.5, 1])
+    np.testing.assert_allclose(normalised(values, Normalisation(kind="rgb")), values / 255, rtol=1e-6)
+    np.testing.assert_array_equal(normalised(np.full((2, 2, 2), 7.0), Normalisation(kind="minmax")), 0)
+
+
+@pytest.mark.parametrize("value", [-1.0, 255.5])
+def test_what_is_no_colour_is_refused(value):
+    with pytest.raises(InputError, match=r"where the model takes colours, 0 to 255"):
+        normalised(np.array([[[0.0, value, 255.0]]]), Normalisation(kind="rgb"))
 
 
 @pytest.mark.parametrize("how", [CT, Normalisation(kind="zscore")])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import zoom
 
 from medseg.errors import GeometryError
 from medseg.imaging.grid import Grid, Stored
@@ -14,21 +15,29 @@ from medseg.imaging.volume import LabelMap, Volume
 from medseg.preprocessing.orientation import turn_to_ras
 from medseg.preprocessing.prepare import (
     Undo,
+    answer_orders,
     image_orders,
     prepare,
     prepare_labels,
     resampled_shape,
-    restore,
-    restore_classes,
+    thick_axis,
 )
 from medseg.preprocessing.resample import Resampler
-from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
+from medseg.preprocessing.restore import Canvas, restore
+from medseg.preprocessing.settings import Normalisation, PreprocessingSettings, Resampling
 from tests.preprocessing.build import grid_of, oblique, one_hot, orientations
 
 VALUES = (1, 5, 300)
 NAMES = {1: "liver", 5: "spleen", 300: "lesion"}
 ZSCORE = Normalisation(kind="zscore")
 AS_STORED = PreprocessingSettings(spacing_mm=(None, None, None), channels=(ZSCORE,))
+
+
+def restore_classes(classes: Any, undo: Undo, values: Any, names: Any) -> LabelMap:
+    """Classes on the cropped grid as labels on the scan's own."""
+    canvas = Canvas(undo, values)
+    canvas.cropped[...] = canvas.table[classes]
+    return canvas.labels(names)
 
 
 def at(*spacing: float | None, channels: int = 1) -> PreprocessingSettings:
@@ -258,9 +267,79 @@ def test_shapes_after_resampling(shape, spacing, target, wanted):
 
 
 def test_only_a_very_coarse_axis_is_interpolated_linearly():
-    assert image_orders((1, 1, 3)) == (3, 3, 3)
-    assert image_orders((1, 1, 3.1)) == (3, 3, 1)
-    assert image_orders((4, 1, 4)) == (1, 3, 1)
+    how, target = Resampling(), (1, 1, 9)
+    assert image_orders((1, 1, 3), target, how) == (3, 3, 3)
+    assert image_orders((1, 1, 3.1), target, how) == (3, 3, 1)
+    assert image_orders((4, 1, 4), target, how) == (1, 3, 1)
+    assert answer_orders((1, 1, 9), (1, 1, 9), how) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "axis"),
+    [
+        ((1, 1, 3), (1, 1, 1), None),
+        ((1, 1, 3.1), (1, 1, 1), 2),
+        ((1, 1, 1), (4, 1, 1), 0),
+        ((1, 1, 4), (4, 1, 1), 2),  # the spacing before counts first
+        ((0.2, 1, 1), (1, 1, 4), None),  # two axes are as coarse: neither is sliced
+        ((1, 1, 1), (1, 1, 1), None),
+    ],
+)
+def test_nnunets_rule_for_thick_slices(before, after, axis):
+    assert thick_axis(before, after) == axis
+    slices = tuple(0 if a == axis else 3 for a in range(3))
+    answers = tuple(0 if a == axis else 1 for a in range(3))
+    assert image_orders(before, after, Resampling(thick="nearest")) == slices
+    assert answer_orders(before, after, Resampling(thick="nearest")) == answers
+    assert image_orders(before, after, Resampling(order=1, thick="alike")) == (1, 1, 1)
+    assert answer_orders(before, after, Resampling(thick="alike")) == (1, 1, 1)
+
+
+def test_slices_are_resampled_one_by_one_each_within_its_own_range():
+    """As nnU-Net does; a slice of constant brightness beside a bright one stays what it was."""
+    rng = np.random.default_rng(3)
+    array = rng.uniform(1, 2, (10, 8, 4)).astype(np.float32)
+    array[2:5, :, 1] += 100
+    array[:, :, 2] = 7
+    grid = grid_of((0, 1, 2), (1, 1, 1), (10, 8, 4), (1, 1, 5))
+    how = at(0.7, 0.8, 3).model_copy(
+        update={"channels": (Normalisation(kind="none"),), "resampling": Resampling(thick="nearest")}
+    )
+    prepared = prepare([Volume(array, grid)], how)
+    assert prepared.undo.prepared_shape == (14, 10, 7)
+    assert prepared.undo.orders == (1, 1, 0)
+    nearest = [0, 0, 1, 2, 2, 3, 3]  # of (k + 0.5) * 4 / 7 - 0.5, halves upwards
+    for k, source in enumerate(nearest):
+        old = array[:, :, source].astype(np.float64)
+        alone = zoom(old, (14 / 10, 10 / 8), order=3, mode="nearest", grid_mode=True).clip(old.min(), old.max())
+        np.testing.assert_allclose(prepared.image_CXYZ[0, :, :, k], alone, rtol=1e-5)
+
+
+def test_spacings_may_be_those_of_a_nifti_file():
+    """As nnU-Net reads it 0.8 is a little more: half a voxel more than 10 becomes 11, and a ratio of 3 is above 3."""
+    image = Volume(np.ones((21, 8, 8), np.float32), Grid((21, 8, 8), np.diag([0.8, 0.8, 2.4, 1.0])))
+    how = at(1.6, 0.8, 0.8)
+    plain = how.model_copy(update={"resampling": Resampling(thick="nearest")})
+    as_nnunet = how.model_copy(update={"resampling": Resampling(thick="nearest", float32_spacing=True)})
+    found = prepare([image], plain).undo, prepare([image], as_nnunet).undo
+    assert [undo.prepared_shape[0] for undo in found] == [10, 11]
+    assert [undo.orders for undo in found] == [(1, 1, 1), (1, 1, 0)]
+
+
+@FAST
+@given(grid=GRIDS, pad=PADS, seed=st.integers(0, 99), target=TARGETS)
+def test_a_network_may_see_a_scan_as_it_is_stored(grid, pad, seed, target):
+    """The axes of the world play no part then: the same array on any grid of its spacing is seen alike."""
+    image, labels = scan(grid, pad, seed)
+    how = at(*target).model_copy(update={"orientation": "stored", "resampling": Resampling(thick="nearest")})
+    prepared = prepare([image], how)
+    plain = Grid(grid.shape, np.diag([*grid.spacing_mm, 1.0]))
+    np.testing.assert_allclose(prepared.image_CXYZ, prepare([Volume(image.array, plain)], how).image_CXYZ, atol=1e-5)
+    assert prepared.undo.turn.order == (0, 1, 2)
+    restored = restore(one_hot(prepare_labels(labels, prepared.undo, VALUES), 4), prepared.undo, VALUES, NAMES)
+    np.testing.assert_array_equal(restored.grid.affine, grid.affine)
+    if prepared.undo.prepared_shape == prepared.undo.cropped_shape:
+        np.testing.assert_array_equal(restored.array, labels.array)
 
 
 def refused(channels: list[Volume], how: PreprocessingSettings) -> str:

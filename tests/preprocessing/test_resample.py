@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from medseg.preprocessing.resample import LINEAR, ON_CPU, argmax_resampled, painted_resampled, resampled
+from medseg.preprocessing.resample import LINEAR, ON_CPU, resampled
 from medseg.preprocessing.vote import resampled_labels
 
 CUBIC = (3, 3, 3)
@@ -66,30 +66,6 @@ def test_beside_the_result_only_slabs_are_held():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert out.nbytes < peak < 1.25 * out.nbytes
-
-
-def test_the_lowest_class_wins_a_tie():
-    scores = np.ones((3, 2, 2, 2), np.float32)
-    np.testing.assert_array_equal(argmax_resampled(iter(scores), (4, 2, 3)), 0)
-
-
-def test_the_scores_given_are_not_changed():
-    scores = np.random.default_rng(2).normal(size=(3, 4, 4, 4)).astype(np.float32)
-    before = scores.copy()
-    winner = argmax_resampled(iter(scores), (4, 4, 4))
-    np.testing.assert_array_equal(scores, before)
-    np.testing.assert_array_equal(winner, scores.argmax(0))
-
-
-def test_a_later_region_is_painted_over_those_before_it():
-    scores = np.random.default_rng(0).normal(size=(3, 4, 3, 5)).astype(np.float32)
-    painted = painted_resampled(iter(scores), (6, 5, 4))
-    fine = np.stack([resampled(score, (6, 5, 4), LINEAR) for score in scores])
-    expected = np.zeros((6, 5, 4), int)
-    for k in range(3):
-        expected[fine[k] > 0] = k + 1
-    np.testing.assert_array_equal(painted, expected)
-    assert set(np.unique(painted)) == {0, 1, 2, 3}
 
 
 def test_on_a_cpu_a_resampler_is_these_functions():

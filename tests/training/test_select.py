@@ -12,11 +12,12 @@ from medseg.events import Note
 from medseg.files import read_record
 from medseg.imaging.volume import LabelMap
 from medseg.inference import predictor as inference
+from medseg.inference.averaging import spooled
 from medseg.inference.held_out import read_held_out
 from medseg.inference.model import ModelCard, load_model
 from medseg.inference.predictor import load_predictor
 from medseg.inference.records import Selection
-from medseg.inference.window import network_input, slide
+from medseg.inference.window import network_input
 from medseg.planning.plan import Name, Splits
 from medseg.preprocessing.cache import load_cases
 from medseg.preprocessing.resample import LINEAR, resampled
@@ -24,7 +25,7 @@ from medseg.training import select as selecting
 from medseg.training.cascade import with_previous
 from medseg.training.cleaning import dice_of
 from medseg.training.select import Selected, select
-from tests.tiny import CPU, untrained_run
+from tests.tiny import CPU, slid, untrained_run
 from tests.training.several import plan_for, references, run_of, train_fold, worse
 
 
@@ -61,6 +62,9 @@ def test_the_better_configuration_is_chosen_and_cleaned(tmp_path: Path) -> None:
     means = {name: float(np.mean([dice[name] for dice in by_hand])) for name in ("1", "2")}
     assert found.candidates[0].structures == {name: pytest.approx(mean) for name, mean in means.items()}
     assert found.candidates[0].dice == pytest.approx(np.mean(list(means.values())))
+    assert set(found.qualities) == {"fast", "standard"}
+    assert found.qualities["standard"] == pytest.approx(found.candidates[0].dice, abs=1e-4)
+    assert found.qualities["fast"] < found.qualities["standard"]  # the network itself is untrained
     assert [step.what for step in found.cleaning]
     assert found.cleaned.structures["1"] > found.candidates[0].structures["1"]
     assert found.cleaned.structures["2"] >= found.candidates[0].structures["2"]
@@ -91,7 +95,7 @@ def test_a_pair_averages_probabilities_of_networks_that_did_not_see_the_case(tmp
             (one,) = with_previous(loaded, run, plan)
             image = network_input(one.image_CXYZ, one.previous_XYZ, configuration.network.in_channels)
             network = load_model(run / "folds" / name / str(fold), CPU).network
-            logits = slide([network], image, configuration, CPU)
+            logits = slid([network], image, configuration)
             probabilities[name] = softmax([resampled(one_, (16, 16, 16), LINEAR) for one_ in logits])
         for a, b in pairs:
             mean = (probabilities[a] + probabilities[b]) / 2
@@ -107,10 +111,10 @@ def test_a_choice_that_was_begun_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("3d", "2d"):
         all_folds(run, name, references(run))  # type: ignore[arg-type]
     first, _ = selected(run)
-    slid = []
-    monkeypatch.setattr(selecting, "slide", lambda *given: slid.append(given) or slide(*given))
+    spools = []
+    monkeypatch.setattr(selecting, "spooled", lambda *given: spools.append(given) or spooled(*given))
     assert selected(run)[0] == first
-    assert slid == []
+    assert spools == []
     other = run / "folds" / "2d" / "1"
     for path in sorted(other.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -126,7 +130,7 @@ def test_a_choice_that_was_begun_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     )
     selected(run)
     held = len(read_record(run / "splits.json", Splits).folds[1].validation)
-    assert len(slid) == 2 * held
+    assert len(spools) == 2 * held
     assert not any(warning for _, warning in load_predictor(run, CPU).told)
 
 
@@ -170,14 +174,14 @@ def test_all_kept_predictions_are_looked_for_before_anything_is_predicted(
     run = run_of(tmp_path, ["3d", "2d"])
     for name in ("3d", "2d"):
         all_folds(run, name, references(run), folds=2)
-    slid: list[object] = []
-    monkeypatch.setattr(selecting, "slide", lambda *given: slid.append(given))
+    spools: list[object] = []
+    monkeypatch.setattr(selecting, "spooled", lambda *given: spools.append(given))
     case = read_record(run / "splits.json", Splits).folds[1].validation[-1]
     (run / "folds" / "3d" / "1" / "held_out" / f"{case}.safetensors").unlink()
     what = rf"predictions of validation cases are missing or damaged \(3d/1: {case}\); delete these folds and train"
     with pytest.raises(RunError, match=what):
         selected(run)
-    assert slid == []
+    assert spools == []
 
 
 def test_one_patient_gives_nothing_to_choose_by(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import logging
 import math
 import os
 import re
+import threading
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -102,7 +103,35 @@ class Header:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom from warning about values and from refusing a file for a badly written one."""
+    """Keep pydicom from warning about values and from refusing a file for a badly written one.
+
+    Both are settings of the whole process: where several threads ask for it, the first sets and the last restores them.
+    """
+    with _QUIET.guard:
+        if not _QUIET.within:
+            _QUIET.restore.enter_context(_silenced())
+        _QUIET.within += 1
+    try:
+        yield
+    finally:
+        with _QUIET.guard:
+            _QUIET.within -= 1
+            if not _QUIET.within:
+                _QUIET.restore.close()
+
+
+@dataclass(slots=True)
+class _Quiet:
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    within: int = 0
+    restore: ExitStack = field(default_factory=ExitStack)
+
+
+_QUIET = _Quiet()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
     before = settings.reading_validation_mode
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,0 +1,139 @@
+"""What the user asks of inference besides the scans, checked before any work begins."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast, get_args
+
+from medseg.errors import InputError
+from medseg.imaging.scans import Scan
+from medseg.imaging.source import ReadOptions
+from medseg.imaging.writing.codes import Code
+from medseg.imaging.writing.table import FORMATS, check_formats
+from medseg.inference.named import known_name, named_values
+from medseg.inference.overrides import overridden
+from medseg.inference.quality import Quality
+from medseg.inference.records import Cleaning
+from medseg.planning.plan import Plan
+
+_PART = re.compile(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Part `number` (from 0) of `of` parts of a folder, that several machines share; 0 of 1 is all of it.
+
+    A scan's part is told by its name alone: where a scan is added or taken away while parts run, or between runs, none
+    of the others changes its part, so none is done twice or by nobody. A split of the sorted list would shift.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def holds(self, name: str) -> bool:
+        """True if the scan called so belongs to this part."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % self.of == self.number
+
+    @property
+    def words(self) -> str:
+        """`0/2`, as it is typed."""
+        return f"{self.number}/{self.of}"
+
+
+def part_from(text: str) -> Part:
+    """Read `I/N`.
+
+    Raises:
+        InputError: it is not of this form, or there is no such part.
+    """
+    match = _PART.fullmatch(text)
+    number, of = (int(match[1]), int(match[2])) if match else (0, 0)
+    if number >= of:
+        raise InputError(f"--part {text} is no part", fix="give I/N with I from 0 to N - 1: 0/2 and 1/2 share a folder")
+    return Part(number, of)
+
+
+def quality_from(text: str) -> Quality:
+    """The quality called so.
+
+    Raises:
+        InputError: there is none.
+    """
+    for quality in get_args(Quality):
+        if text == quality:
+            return cast(Quality, quality)
+    raise InputError(f"--quality {text} is no choice", fix=f"give {', '.join(get_args(Quality))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user asked of inference besides the scans.
+
+    formats: of results (none: NIfTI, and SEG for DICOM). series: rules that select DICOM series. codes: own codes of
+    structures. options: how scans are read. overwrite: finished cases are done again. part: which of the scans.
+    The rest changes results: quality; structures that are kept (none: all), one file a structure (`split`);
+    post-processing as it is typed (min_volume, largest, fill); structures whose separate parts are numbered
+    (instances); maps of probabilities and of uncertainty.
+    """
+
+    formats: tuple[str, ...] = ()
+    series: tuple[str, ...] = ()
+    codes: Mapping[str, Code] = field(default_factory=dict)
+    options: ReadOptions = field(default_factory=ReadOptions)
+    overwrite: bool = False
+    part: Part = Part()
+    quality: Quality = "standard"
+    structures: tuple[str, ...] = ()
+    split: bool = False
+    min_volume: tuple[str, ...] = ()
+    largest: tuple[str, ...] = ()
+    fill: tuple[str, ...] = ()
+    instances: tuple[str, ...] = ()
+    probabilities: bool = False
+    uncertainty: bool = False
+
+    def formats_of(self, scan: Scan) -> tuple[str, ...]:
+        """The formats that this scan's results are written in: only DICOM scans can have DICOM results."""
+        if not self.formats:
+            return ("nifti", "seg") if scan.is_dicom else ("nifti",)
+        return tuple(name for name in self.formats if scan.is_dicom or not FORMATS[name].needs_dicom)
+
+    def told_of(self, scan: Scan) -> str:
+        """All that a result depends on besides the scan's bytes and the model, as one text."""
+        parts = [
+            (c.component, [(c.paths.index(f.path), f.index) for f in c.dicom.frames] if c.dicom else [])
+            for c in scan.channels
+        ]
+        output = (self.quality, self.structures, self.split, self.min_volume, self.largest, self.fill)
+        more = (self.instances, self.probabilities, self.uncertainty)
+        read = self.options.model_dump()
+        return repr([self.formats_of(scan), read, sorted(map(repr, self.codes.items())), parts, output, more])
+
+
+def checked(asked: Asked, plan: Plan) -> Asked:
+    """The same, each format once, names as the model spells them, and PET read in the unit that it was trained in.
+
+    Raises:
+        InputError: a format or structure is not known.
+    """
+    known = named_values(plan)
+    return replace(
+        asked,
+        formats=check_formats(asked.formats) if asked.formats else (),
+        options=asked.options.model_copy(update={"suv": plan.request.options.suv}),
+        structures=tuple(known_name(name, known, "--structures") for name in asked.structures),
+        instances=tuple(known_name(name, known, "--instances") for name in asked.instances),
+    )
+
+
+def cleaning_of(asked: Asked, chosen: Sequence[Cleaning], plan: Plan) -> tuple[Cleaning, ...]:
+    """The steps of post-processing: those chosen in training, but for what is asked instead.
+
+    Raises:
+        InputError: a structure is not known, or a volume is no number.
+    """
+    return overridden(chosen, plan, min_volume=asked.min_volume, largest=asked.largest, fill=asked.fill)

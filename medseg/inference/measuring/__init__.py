@@ -1,0 +1,1 @@
+"""What is measured of each structure that was found."""

@@ -1,0 +1,225 @@
+"""From logits on the network's grid straight to labels on the scan's own: arg-max first, a vote only at borders.
+
+Interpolating every class linearly and taking the largest (nnU-Net's way) costs time and memory for each class. Linear
+interpolation gives each new voxel a mean of the eight old ones around it; where one class is the largest at all eight
+it is so in every mean of them, so nothing need be interpolated there. Where the eight disagree only classes can win
+whose largest corner reaches the smallest corner of every other class; these alone are interpolated, in float64. So the
+result is that of interpolating all, and it is made plane by plane, as the planes of logits come.
+Overlapping outputs (regions) are the same: what counts is the last one above 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from medseg.parallel import available_cores
+from medseg.preprocessing.axis import Orders, Shape, pairs
+
+Logits = npt.NDArray[np.float32]
+Classes = npt.NDArray[np.unsignedinteger[Any]]
+Indices = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The old voxels along one axis as cells between two neighbours, and the new voxels that lie in each.
+
+    New voxels [begin[i], begin[i + 1]) lie between old voxels i and i + reach[i]; `weight` (new) is that of the upper.
+    """
+
+    begin: Indices
+    reach: Indices
+    weight: Floats
+
+
+def cells(old: int, new: int, order: int) -> Cells:
+    """The cells of an axis that is brought from `old` to `new` voxels, linearly (order 1) or by the nearest (0)."""
+    axis = pairs(old, new, 1 if order else 0)
+    begin = np.searchsorted(axis.lower, np.arange(old + 1)).astype(np.intp)
+    total = axis.weight[0] + axis.weight[1]
+    reach = np.zeros(old, np.intp)
+    if axis.between:
+        reach[:-1] = 1
+    return Cells(begin, reach, axis.weight[1] / total)
+
+
+class LogitVote:
+    """Takes slabs of logits in their order and paints labels into `out`.
+
+    out: a view (X, Y, Z) of the cropped scan in RAS axes, of whatever layout; shape: of the network's grid; table: the
+    label value of each class (0 the background), or with `painted` of no region and of each region.
+    """
+
+    def __init__(
+        self, out: Classes, shape: Shape, axis: int, table: Sequence[int], orders: Orders, painted: bool = False
+    ) -> None:
+        p, q, r = axis, *(other for other in range(3) if other != axis)
+        self._out = out.transpose(p, q, r)
+        self._along = cells(shape[p], out.shape[p], orders[p])
+        self._across = [cells(shape[a], out.shape[a], orders[a]) for a in (q, r)]
+        self._table = np.array(table, out.dtype)
+        self._painted = painted
+        self._done = 0
+        self._last: tuple[Logits, Classes] | None = None
+
+    def take(self, start: int, logits_PQRL: Logits) -> None:
+        """The next planes of logits, the first of them number `start`; they are not needed any longer afterwards.
+
+        Raises:
+            ValueError: planes are missing.
+        """
+        if start != self._done:
+            raise ValueError(f"plane {self._done} is next, not {start}")
+        with ThreadPoolExecutor(available_cores()) as threads:
+            found = list(threads.map(self._winners, logits_PQRL))
+            planes = list(zip(logits_PQRL, found, strict=True))
+            if self._last is not None:
+                planes.insert(0, self._last)
+                start -= 1
+            last = start + len(planes) - 1
+            for _ in threads.map(lambda i: self._layer(start + i, planes[i : i + 2]), range(len(planes))):
+                pass
+        self._done = last + 1
+        plane, winners = planes[-1]
+        self._last = (plane.copy(), winners) if self._done < len(self._along.reach) else None
+
+    def _winners(self, plane_QRL: Logits) -> Classes:
+        """For each voxel the place in the table."""
+        found = np.empty(plane_QRL.shape[:2], np.uint16)
+        (_last_above if self._painted else _largest)(plane_QRL, found)
+        return found
+
+    def _layer(self, i: int, planes: Sequence[tuple[Logits, Classes]]) -> None:
+        """The new planes between the old ones i and i + 1, unless the upper one is still to come."""
+        first, stop = self._along.begin[i : i + 2]
+        if first == stop or (self._along.reach[i] and len(planes) < 2):
+            return
+        low, high = planes[0], planes[int(self._along.reach[i])]
+        q, r = self._across
+        _voter(self._out.dtype.name)(
+            *(low[0], high[0], low[1], high[1]),
+            *(q.begin, q.reach, q.weight, r.begin, r.reach, r.weight),
+            *(self._along.weight[first:stop], self._table, self._out[first:stop], self._painted),
+        )
+
+
+# Types are named, so that each function is compiled once, not anew for every layout that comes by.
+_PLANE, _FOUND, _INDICES, _WEIGHTS = "float32[:, :, ::1]", "uint16[:, ::1]", "intp[::1]", "float64[::1]"
+_AXIS = f"{_INDICES}, {_INDICES}, {_WEIGHTS}"
+
+
+@numba.njit(f"({_PLANE}, {_FOUND})", nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _largest(plane_QRL: Any, found: Any) -> None:
+    for j in range(plane_QRL.shape[0]):
+        for k in range(plane_QRL.shape[1]):
+            line = plane_QRL[j, k]
+            best = line[0]
+            for c in range(1, line.size):  # first the value alone: that runs in vectors
+                best = max(best, line[c])
+            at = 0
+            while line[at] != best:
+                at += 1
+            found[j, k] = at
+
+
+@numba.njit(f"({_PLANE}, {_FOUND})", nogil=True, cache=True)
+def _last_above(plane_QRL: Any, found: Any) -> None:
+    for j in range(plane_QRL.shape[0]):
+        for k in range(plane_QRL.shape[1]):
+            last = 0
+            for c in range(plane_QRL.shape[2]):
+                if plane_QRL[j, k, c] > 0:
+                    last = c + 1
+            found[j, k] = last
+
+
+@lru_cache
+def _voter(kind: str) -> Callable[..., None]:
+    """`_vote` for label maps of this type."""
+    planes = f"{_PLANE}, {_PLANE}, {_FOUND}, {_FOUND}"
+    signature = f"({planes}, {_AXIS}, {_AXIS}, {_WEIGHTS}, {kind}[::1], {kind}[:, :, :], boolean)"
+    compiled: Callable[..., None] = numba.njit(signature, nogil=True, cache=True)(_vote)
+    return compiled
+
+
+def _vote(
+    low: Any, high: Any, low_found: Any, high_found: Any,
+    q_begin: Any, q_reach: Any, q_weight: Any, r_begin: Any, r_reach: Any, r_weight: Any,
+    p_weight: Any, table: Any, out: Any, painted: Any,
+) -> None:  # fmt: skip
+    """New voxels between the planes `low` and `high` (Q, R, L), cell by cell."""
+    corners = np.empty((low.shape[2], 8), np.float64)
+    reach, chosen = np.empty((2, low.shape[2]), np.float32), np.empty(low.shape[2], np.int64)
+    for j in range(q_reach.size):
+        if q_begin[j] == q_begin[j + 1]:
+            continue
+        jj = j + q_reach[j]
+        for k in range(r_reach.size):
+            if r_begin[k] == r_begin[k + 1]:
+                continue
+            kk = k + r_reach[k]
+            box = out[:, q_begin[j] : q_begin[j + 1], r_begin[k] : r_begin[k + 1]]
+            one = low_found[j, k]
+            if _all_are(one, low_found, j, jj, k, kk) and _all_are(one, high_found, j, jj, k, kk):
+                box[:] = table[one]
+                continue
+            several = _candidates(low, high, j, jj, k, kk, painted, reach, chosen, corners)
+            v, w = q_weight[q_begin[j] : q_begin[j + 1]], r_weight[r_begin[k] : r_begin[k + 1]]
+            for x in range(p_weight.size):
+                for y in range(v.size):
+                    for z in range(w.size):
+                        winner = _winner(corners, chosen, several, p_weight[x], v[y], w[z], painted)
+                        box[x, y, z] = table[winner]
+
+
+@numba.njit(nogil=True, cache=True)
+def _all_are(one: Any, found: Any, j: Any, jj: Any, k: Any, kk: Any) -> Any:
+    return one == found[j, k] and one == found[j, kk] and one == found[jj, k] and one == found[jj, kk]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _candidates(
+    low: Any, high: Any, j: Any, jj: Any, k: Any, kk: Any, painted: Any, reach: Any, chosen: Any, corners: Any
+) -> Any:  # fmt: skip
+    """How many classes can win within a cell; which, into `chosen`, and their eight values, into `corners`."""
+    a, b, c, d = low[j, k], low[j, kk], low[jj, k], low[jj, kk]
+    e, f, g, h = high[j, k], high[j, kk], high[jj, k], high[jj, kk]
+    least, most = reach[0], reach[1]
+    for n in range(a.size):  # simple enough to run in vectors
+        least[n] = min(min(min(a[n], b[n]), min(c[n], d[n])), min(min(e[n], f[n]), min(g[n], h[n])))
+        most[n] = max(max(max(a[n], b[n]), max(c[n], d[n])), max(max(e[n], f[n]), max(g[n], h[n])))
+    bound = np.float32(0.0) if painted else least.max()
+    several = 0
+    for n in range(a.size):
+        if most[n] >= bound:
+            chosen[several] = n
+            to = corners[several]
+            to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7] = a[n], b[n], c[n], d[n], e[n], f[n], g[n], h[n]
+            several += 1
+    return several
+
+
+@numba.njit(nogil=True, cache=True)
+def _winner(corners: Any, chosen: Any, several: Any, u: Any, v: Any, w: Any, painted: Any) -> Any:
+    """The place in the table of a new voxel, at `u`, `v`, `w` between the eight corners."""
+    best, winner = -np.inf, 0
+    for m in range(several):
+        of = corners[m]
+        lower = (1 - v) * ((1 - w) * of[0] + w * of[1]) + v * ((1 - w) * of[2] + w * of[3])
+        upper = (1 - v) * ((1 - w) * of[4] + w * of[5]) + v * ((1 - w) * of[6] + w * of[7])
+        value = (1 - u) * lower + u * upper
+        if painted:
+            if value > 0:
+                winner = chosen[m] + 1
+        elif value > best:
+            best, winner = value, chosen[m]
+    return winner
