@@ -221,7 +221,7 @@ class LoadedModel:
             name=name,
             found=found,
             volumes_ml=volumes,
-            trust=assess(predictor.trust, found.trust, volumes, found.agreement),
+            trust=assess(predictor.trust, found.trust, volumes, found.agreement, found.odd),
             warnings=tuple(dict.fromkeys(notes)),
             seconds=time.monotonic() - began,
             _readings=tuple(readings),

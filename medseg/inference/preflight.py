@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -29,6 +29,7 @@ from medseg.planning.plan import Configuration, Name
 GB = 1e9
 READ_S_A_VOXEL = 120e-9  # to read, prepare and write a voxel, of one core (90 to 200 measured, NIfTI in and out)
 CASE_S = 0.02  # the same of a scan of no size
+LATER_BYTES = 1e8  # of code that is only loaded, or compiled, while the first case is computed and written
 DISK_SPARE = 5e7  # bytes that a disk should have left
 
 Rehearse = Callable[[torch.nn.Module, Configuration, torch.device, int], Timed]
@@ -63,7 +64,7 @@ class Expected:
     @property
     def words(self) -> str:
         """In one line."""
-        told = [f"at most {_minutes(self.seconds)}" if self.seconds is not None else "time unknown"]
+        told = [f"about {_minutes(self.seconds)}" if self.seconds is not None else "time unknown"]
         if self.ram_bytes is not None:
             told.append(f"{_gb(self.ram_bytes)} of memory ({_gb(self.free_ram_bytes)} free)")
         if self.gpu_bytes is not None:
@@ -101,7 +102,7 @@ def expect(
         needs=needs,
         refused=refused,
         seconds=seconds if len(known) + len(refused) == len(needs) and None not in passes.values() else None,
-        ram_bytes=None if held is None else held + network + _overlapping(known, at_a_time),
+        ram_bytes=None if held is None else held + LATER_BYTES + network + _overlapping(known, at_a_time),
         gpu_bytes=_on_gpu(known, passes),
         disk_bytes=disk,
         free_ram_bytes=free,
@@ -118,7 +119,10 @@ def _need(scan: Scan, predictor: Predictor, used: Mapping[Name, Configuration], 
     except (MedsegError, OSError):
         return None  # it is refused by name when it is read
     spooled = predictor.members if len(predictor.members) > 1 or asked.probabilities or asked.uncertainty else ()
-    return need_of(grid, used, predictor.plan.values, asked.formats_of(scan), kind, spooled)
+    need = need_of(grid, used, predictor.plan.values, asked.formats_of(scan), kind, spooled)
+    outputs = used[predictor.members[0]].network.classes
+    maps = (outputs if asked.probabilities else 0) + asked.uncertainty  # of 16 bits, before they are packed
+    return replace(need, disk_bytes=need.disk_bytes + 2.0 * maps * need.voxels)
 
 
 def _rehearsed(

@@ -74,7 +74,7 @@ def write_results(
         statistics += measure_instances(instances, readings[0].volume, name, unit)
     paths = [*(one.path for one in written), *_maps(out, scan.name, found.maps)]
     volumes = {row.structure: row.volume_ml for row in statistics if row.instance is None}
-    trust = assess(predictor.trust, found.trust, volumes, found.agreement)
+    trust = assess(predictor.trust, found.trust, volumes, found.agreement, found.odd)
     return Results(
         outputs=tuple(map(output_of, paths)),
         deviation_mm=round(max(one.deviation_mm for one in written), 6),

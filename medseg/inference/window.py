@@ -24,7 +24,7 @@ from medseg.inference.tiles import VOXELS_A_FORWARD
 from medseg.inference.trust.disagreement import Disagreement
 from medseg.planning.plan import Configuration
 
-PLAIN_TILES = 4  # answers to tiles of one value that are kept
+PLAIN_TILES = 1  # answers to tiles of one value (of air there is one) that are kept
 
 
 def network_input(
@@ -73,7 +73,7 @@ class SlidingWindow:
 
         Raises:
             InputError: the network's answer holds values that are no numbers.
-            ResourceError: the sums do not fit into memory, and there is no scratch folder.
+            MemoryError: the sums do not fit into memory, and there is no scratch folder.
         """
         try:
             yield from self._slabs(image_CXYZ)

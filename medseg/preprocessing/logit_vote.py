@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numba
@@ -112,12 +112,31 @@ class LogitVote:
         )
 
 
+def _compiled(
+    signature: str | None = None, fastmath: Any = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """numba's compiler; what it made is kept on disk for the next time, if there is a folder to write to."""
+    compiler: Any = partial(numba.njit, signature, nogil=True, fastmath=fastmath)
+
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        made: Callable[..., Any]
+        try:
+            made = compiler(cache=True)(function)
+        except RuntimeError as error:
+            if "cannot cache" not in str(error):
+                raise
+            made = compiler()(function)
+        return made
+
+    return compiled
+
+
 # Types are named, so that each function is compiled once, not anew for every layout that comes by.
 _PLANE, _FOUND, _INDICES, _WEIGHTS = "float32[:, :, ::1]", "uint16[:, ::1]", "intp[::1]", "float64[::1]"
 _AXIS = f"{_INDICES}, {_INDICES}, {_WEIGHTS}"
 
 
-@numba.njit(f"({_PLANE}, {_FOUND})", nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@_compiled(f"({_PLANE}, {_FOUND})", fastmath={"nnan", "nsz"})
 def _largest(plane_QRL: Any, found: Any) -> None:
     for j in range(plane_QRL.shape[0]):
         for k in range(plane_QRL.shape[1]):
@@ -131,7 +150,7 @@ def _largest(plane_QRL: Any, found: Any) -> None:
             found[j, k] = at
 
 
-@numba.njit(f"({_PLANE}, {_FOUND})", nogil=True, cache=True)
+@_compiled(f"({_PLANE}, {_FOUND})")
 def _last_above(plane_QRL: Any, found: Any) -> None:
     for j in range(plane_QRL.shape[0]):
         for k in range(plane_QRL.shape[1]):
@@ -147,8 +166,7 @@ def _voter(kind: str) -> Callable[..., None]:
     """`_vote` for label maps of this type."""
     planes = f"{_PLANE}, {_PLANE}, {_FOUND}, {_FOUND}"
     signature = f"({planes}, {_AXIS}, {_AXIS}, {_WEIGHTS}, {kind}[::1], {kind}[:, :, :], boolean)"
-    compiled: Callable[..., None] = numba.njit(signature, nogil=True, cache=True)(_vote)
-    return compiled
+    return _compiled(signature)(_vote)
 
 
 def _vote(
@@ -181,12 +199,12 @@ def _vote(
                         box[x, y, z] = table[winner]
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled()
 def _all_are(one: Any, found: Any, j: Any, jj: Any, k: Any, kk: Any) -> Any:
     return one == found[j, k] and one == found[j, kk] and one == found[jj, k] and one == found[jj, kk]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@_compiled(fastmath={"nnan", "nsz"})
 def _candidates(
     low: Any, high: Any, j: Any, jj: Any, k: Any, kk: Any, painted: Any, reach: Any, chosen: Any, corners: Any
 ) -> Any:  # fmt: skip
@@ -208,7 +226,7 @@ def _candidates(
     return several
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled()
 def _winner(corners: Any, chosen: Any, several: Any, u: Any, v: Any, w: Any, painted: Any) -> Any:
     """The place in the table of a new voxel, at `u`, `v`, `w` between the eight corners."""
     best, winner = -np.inf, 0

@@ -29,7 +29,7 @@ PLANS, CONFIGURATION, FOLD, HELD_OUT = "small", "3d_fullres", 0, 2
 RATE, STAGES = 4e-3, 4
 VOXELS = 8192
 STEP_VOXELS = 1 << 17  # in the patches of a step; two patches at least, as torch is many times slower for one
-FOREGROUND = 0.7  # the share of patches whose middle lies in a structure
+FOREGROUND = 0.5  # the share of patches whose middle lies in a structure
 GROUP, APART, STRENGTH = 4, 1.0, 4.0  # features for each layer of a structure; what a density adds to them; its weight
 
 
@@ -120,7 +120,7 @@ def drawn(classes_BZYX: Any) -> Any:
     return torch.cat([of[torch.randperm(len(of))[:n]] for of, n in ((inside, VOXELS), (outside, 3 * VOXELS))])
 
 
-def train(ready: Path, number: int, minutes: float, sizes: Sequence[int]) -> None:
+def train(ready: Path, number: int, minutes: float, sizes: Sequence[int], go_on: bool) -> None:
     """Train fold 0 for some CPU minutes, equally long on patches of each size, and save it as nnU-Net does."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
@@ -131,9 +131,14 @@ def train(ready: Path, number: int, minutes: float, sizes: Sequence[int]) -> Non
     )
     trainer.enable_deep_supervision = False
     trainer.initialize()
+    folder = Path(trainer.output_folder)
     layers = trainer.network.decoder.seg_layers
+    known_by = ready.parents[1] / "raw" / ready.name / "structures.json"
+    begin_with_densities(layers[-1], json.loads(known_by.read_text()))
+    if go_on:
+        trained = torch.load(folder / "checkpoint_final.pth", weights_only=False)  # noqa: TID251 its own, of before
+        trainer.network.load_state_dict(trained["network_weights"])
     head, layers[-1] = layers[-1], torch.nn.Identity()  # it is applied to the drawn voxels alone
-    begin_with_densities(head, json.loads((ready.parents[1] / "raw" / ready.name / "structures.json").read_text()))
     optimizer = trainer.optimizer = torch.optim.Adam([*trainer.network.parameters(), *head.parameters()], RATE)
     held = cases(trainer)
     batches = {size: patches(held, size, max(2, STEP_VOXELS // size**3)) for size in sizes}
@@ -155,7 +160,6 @@ def train(ready: Path, number: int, minutes: float, sizes: Sequence[int]) -> Non
             shown = time.monotonic()
             say(f"step {steps}, {100 * share:.0f} %, loss {loss.item():.4f}, load {os.getloadavg()[0]:.1f}")
     layers[-1] = head
-    folder = Path(trainer.output_folder)
     trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
     shutil.copy(ready / f"{PLANS}.json", folder.parent / "plans.json")
     for name in ("dataset.json", "dataset_fingerprint.json"):
@@ -171,13 +175,14 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--train-patches", type=int, nargs="+", default=[32, 48], help="smaller than --patch: faster")
     parser.add_argument("--features", type=int, default=16)
+    parser.add_argument("--go-on", action="store_true", help="from the weights that were saved before")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     for name in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{name}"] = str(asked.work / name)
     os.environ |= {"nnUNet_compile": "0", "OMP_NUM_THREADS": str(asked.threads)}
     ready = prepare(asked.work, asked.number, asked.patch, asked.features)
-    train(ready, asked.number, asked.minutes, asked.train_patches)
+    train(ready, asked.number, asked.minutes, asked.train_patches, asked.go_on)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def test_expected_and_measured_stand_side_by_side(tmp_path: Path) -> None:
     assert effort.ram_gb is None or effort.ram_gb > 0.05
     assert effort.disk_gb > 0
     said = [e.text for e in events if isinstance(e, Note)]
-    assert any(text.startswith("expected: at most ") for text in said)
+    assert any(text.startswith("expected: about ") for text in said)
     assert any(text.startswith("took ") and "(expected " in text for text in said)
     stages = inferred.predictions.cases[0].stages_s
     assert set(stages) == {"read", "prepare", "predict", "write"}

@@ -55,7 +55,7 @@ def test_time_is_that_of_the_tiles(tmp_path: Path, segmenter: Segmenter) -> None
     expected = expected_of(segmenter, some_scans(tmp_path / "scans"), tmp_path / "out")
     assert [need.tiles["3d"] for need in expected.needs.values() if need] == [5**3] * 3
     assert expected.seconds == pytest.approx(3 * 5**3, rel=0.01)
-    assert "at most 6 min" in expected.words
+    assert "about 6 min" in expected.words
     assert "375 tiles, 1000 ms each as timed here" in expected.words
     assert len(expected.words.splitlines()) == 1
     assert expected.at_a_time == 3

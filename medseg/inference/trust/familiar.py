@@ -2,8 +2,8 @@
 
 Each check gives a score, and each score is compared with those that the training scans get from the others (left out).
 The limits of all checks are set together, so that few training scans exceed any of them: false alarms do not grow with
-the number of checks. Distances are Mahalanobis' (as Lee et al. 2018
-do for features of a network; here the features are those of the scan, so that words can say what is odd).
+the number of checks. Distances are Mahalanobis', as in Lee et al. 2018 for features of a network; here they are those
+of the scan, so that words can say what is odd.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from medseg.inference.trust.features import (
     Seen,
     Triple,
     features_of,
+    is_larger,
     size_mm,
     unit,
 )
@@ -92,14 +93,13 @@ class Familiar(Record):
 
 
 def fit_familiar(scans: Sequence[Seen], settings: PreprocessingSettings) -> Familiar:
-    """Learn what prepared scans look like; each is looked at twice, one after the other."""
+    """Learn what prepared scans look like, one after the other; twice where some are much larger than others."""
     box = np.median([size_mm(scan) for scan in scans], axis=0)
     absolute = tuple(how.kind in ("ct", "rgb", "none") for how in settings.channels)
     nonzero = tuple(how.nonzero_only for how in settings.channels)
     frame = Frame(_triple(box), None, absolute, nonzero)
     seen = [features_of(scan, frame) for scan in scans]
-    larger = any(np.any(np.array(size_mm(scan)) > box) for scan in scans)
-    if larger:  # their middle may lie elsewhere in each: look again where they are most alike
+    if any(is_larger(scan, frame) for scan in scans):  # look again, not at their middle but where they are most alike
         template = unit(np.mean([one.coarse_CXYZ for one in seen], axis=0))
         seen = [features_of(scan, Frame(frame.box_mm, template, absolute, nonzero)) for scan in scans]
     spacings, sizes = (np.array([getattr(one, name) for one in seen]) for name in ("spacing_mm", "size_mm"))

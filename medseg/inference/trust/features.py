@@ -29,6 +29,7 @@ ALONG = 64  # voxels or pairs of voxels along an axis that are looked at
 LEVELS = (1, 5, 25, 50, 75, 95, 99)  # per cent
 FEWEST_PLANES = 4  # that tell of neighbours
 INTENSITIES, TEXTURE, SLICES = len(LEVELS), 4, 3  # numbers a channel
+FLAT = 1e-3  # of the SD of differences
 _NOISE_OF_MEDIAN = 0.6745  # the median of |x| of a normal distribution of SD 1
 _NEVER_1 = 0.999
 
@@ -71,6 +72,11 @@ def size_mm(scan: Seen) -> Triple:
     """The size of the network's input."""
     x, y, z = (n * mm for n, mm in zip(scan.image_CXYZ.shape[1:], scan.spacing_mm, strict=True))
     return x, y, z
+
+
+def is_larger(scan: Seen, frame: Frame) -> bool:
+    """Whether only a part of a scan is looked at."""
+    return any(size > WIDER * usual for size, usual in zip(size_mm(scan), frame.box_mm, strict=True))
 
 
 def features_of(scan: Seen, frame: Frame) -> Features:
@@ -199,7 +205,9 @@ def _spread_of(image_XYZ: npt.NDArray[Any], weights: dict[int, tuple[int, ...]])
         at = tuple(slice(s, s + n, max(1, n // ALONG)) for s, n in zip(shifts, room, strict=True))
         total = total + math.prod(w[s] for w, s in zip(of_axis, shifts, strict=True)) * image_XYZ[at].astype(np.float64)
     norm = math.prod(math.sqrt(sum(v * v for v in w)) for w in of_axis)
-    return float(np.median(np.abs(total))) / _NOISE_OF_MEDIAN / norm
+    away = np.abs(total)
+    away = away[away > FLAT * away.std()]  # clipped values, as all air of CT, are flat: noise is seen elsewhere
+    return float(np.median(away)) / _NOISE_OF_MEDIAN / norm if away.size else 0.0
 
 
 def _neighbours(image_XYZ: npt.NDArray[Any]) -> list[float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medseg.errors import RunError
 from medseg.evaluation.cohort import Scores
 from medseg.files import read_record, write_record
 from medseg.inference.held_out import FOLDER, validation_folds
@@ -20,7 +21,7 @@ from medseg.planning.plan import Name
 from medseg.preprocessing.cache import load_cases
 
 TRUST, FAMILIAR = "trust.json", "familiar.json"
-MOST_SCANS = 200  # that familiarity is learned from: of more, evenly spread ones
+MOST_SCANS = 100  # that familiarity is learned from: of more, evenly spread ones
 
 
 def keep_case_trust(fold: Path, case: str, trust: CaseTrust) -> None:
@@ -62,6 +63,8 @@ def fit_familiar_of(run: Path, configuration: Name | None = None) -> Familiar:
     plan = run_plan(run)
     made = plan.configurations[configuration or plan.chosen]
     names = sorted(path.stem for path in (run / "cache" / made.cache).glob("[!.]*.safetensors"))
+    if not names:
+        raise RunError("no case is prepared", run / "cache" / made.cache, "run medseg plan again with the same options")
     names = [names[k * len(names) // min(len(names), MOST_SCANS)] for k in range(min(len(names), MOST_SCANS))]
     return fit_familiar(load_cases(run / "cache" / made.cache, names, made.preprocessing), made.preprocessing)
 
