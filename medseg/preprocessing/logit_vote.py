@@ -2,9 +2,9 @@
 
 Interpolating every class linearly and taking the largest (nnU-Net's way) costs time and memory for each class. Linear
 interpolation gives each new voxel a mean of the eight old ones around it; where one class is the largest at all eight
-it is so in every mean of them, so nothing need be interpolated there. Where the eight disagree only classes can win
-whose largest corner reaches the smallest corner of every other class; these alone are interpolated, in float64. So the
-result is that of interpolating all, and it is made plane by plane, as the planes of logits come.
+it is so in every mean of them, so nothing need be interpolated there. Where they disagree, a class that lies below one
+of their winners at all eight cannot win; the others alone are interpolated, in float64. So the result is that of
+interpolating all, and it is made plane by plane, as the planes of logits come.
 Overlapping outputs (regions) are the same: what counts is the last one above 0.
 """
 
@@ -174,29 +174,35 @@ def _vote(
     q_begin: Any, q_reach: Any, q_weight: Any, r_begin: Any, r_reach: Any, r_weight: Any,
     p_weight: Any, table: Any, out: Any, painted: Any,
 ) -> None:  # fmt: skip
-    """New voxels between the planes `low` and `high` (Q, R, L), cell by cell."""
-    corners = np.empty((low.shape[2], 8), np.float64)
-    reach, chosen = np.empty((2, low.shape[2]), np.float32), np.empty(low.shape[2], np.int64)
-    for j in range(q_reach.size):
-        if q_begin[j] == q_begin[j + 1]:
-            continue
-        jj = j + q_reach[j]
-        for k in range(r_reach.size):
-            if r_begin[k] == r_begin[k + 1]:
-                continue
-            kk = k + r_reach[k]
+    """New voxels between the planes `low` and `high` (Q, R, L), cell by cell, along that axis of `out` first whose
+    voxels lie nearer to each other: else writing them takes longer than finding them.
+    """
+    n = low.shape[2]
+    corners, lines, ends = np.empty((n, 8), np.float64), np.empty((n, 4), np.float64), np.empty((n, 2), np.float64)
+    exceeded, chosen, found = np.empty(n, np.int32), np.empty(n, np.int64), np.empty(8, np.int64)
+    first_q = abs(out.strides[1]) < abs(out.strides[2])
+    for cell in range(q_reach.size * r_reach.size):
+        j, k = cell % q_reach.size, cell // q_reach.size
+        if not first_q:
+            j, k = cell // r_reach.size, cell % r_reach.size
+        if q_begin[j] < q_begin[j + 1] and r_begin[k] < r_begin[k + 1]:
+            jj, kk = j + q_reach[j], k + r_reach[k]
             box = out[:, q_begin[j] : q_begin[j + 1], r_begin[k] : r_begin[k + 1]]
             one = low_found[j, k]
             if _all_are(one, low_found, j, jj, k, kk) and _all_are(one, high_found, j, jj, k, kk):
                 box[:] = table[one]
                 continue
-            several = _candidates(low, high, j, jj, k, kk, painted, reach, chosen, corners)
+            found[0], found[1], found[2], found[3] = one, low_found[j, kk], low_found[jj, k], low_found[jj, kk]
+            found[4], found[5] = high_found[j, k], high_found[j, kk]
+            found[6], found[7] = high_found[jj, k], high_found[jj, kk]
+            several = _candidates(low, high, j, jj, k, kk, painted, found, exceeded, chosen, corners)
             v, w = q_weight[q_begin[j] : q_begin[j + 1]], r_weight[r_begin[k] : r_begin[k + 1]]
             for x in range(p_weight.size):
+                _between(corners, lines, several, p_weight[x])
                 for y in range(v.size):
+                    _between(lines, ends, several, v[y])
                     for z in range(w.size):
-                        winner = _winner(corners, chosen, several, p_weight[x], v[y], w[z], painted)
-                        box[x, y, z] = table[winner]
+                        box[x, y, z] = table[_winner(ends, chosen, several, w[z], painted)]
 
 
 @_compiled()
@@ -204,21 +210,27 @@ def _all_are(one: Any, found: Any, j: Any, jj: Any, k: Any, kk: Any) -> Any:
     return one == found[j, k] and one == found[j, kk] and one == found[jj, k] and one == found[jj, kk]
 
 
-@_compiled(fastmath={"nnan", "nsz"})
+@_compiled()
 def _candidates(
-    low: Any, high: Any, j: Any, jj: Any, k: Any, kk: Any, painted: Any, reach: Any, chosen: Any, corners: Any
+    low: Any, high: Any, j: Any, jj: Any, k: Any, kk: Any, painted: Any,
+    found: Any, exceeded: Any, chosen: Any, corners: Any,
 ) -> Any:  # fmt: skip
     """How many classes can win within a cell; which, into `chosen`, and their eight values, into `corners`."""
     a, b, c, d = low[j, k], low[j, kk], low[jj, k], low[jj, kk]
     e, f, g, h = high[j, k], high[j, kk], high[jj, k], high[jj, kk]
-    least, most = reach[0], reach[1]
-    for n in range(a.size):  # simple enough to run in vectors
-        least[n] = min(min(min(a[n], b[n]), min(c[n], d[n])), min(min(e[n], f[n]), min(g[n], h[n])))
-        most[n] = max(max(max(a[n], b[n]), max(c[n], d[n])), max(max(e[n], f[n]), max(g[n], h[n])))
-    bound = np.float32(0.0) if painted else least.max()
+    exceeded[:] = 0
+    for at in range(1 if painted else 8):
+        n, once = found[at], True
+        for before in range(at):
+            once = once and found[before] != n
+        if painted:
+            nought = np.float32(0)
+            _exceeds(a, b, c, d, e, f, g, h, nought, nought, nought, nought, nought, nought, nought, nought, exceeded)
+        elif once:
+            _exceeds(a, b, c, d, e, f, g, h, a[n], b[n], c[n], d[n], e[n], f[n], g[n], h[n], exceeded)
     several = 0
     for n in range(a.size):
-        if most[n] >= bound:
+        if not exceeded[n]:
             chosen[several] = n
             to = corners[several]
             to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7] = a[n], b[n], c[n], d[n], e[n], f[n], g[n], h[n]
@@ -227,14 +239,31 @@ def _candidates(
 
 
 @_compiled()
-def _winner(corners: Any, chosen: Any, several: Any, u: Any, v: Any, w: Any, painted: Any) -> Any:
-    """The place in the table of a new voxel, at `u`, `v`, `w` between the eight corners."""
+def _exceeds(
+    a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any,
+    a0: Any, b0: Any, c0: Any, d0: Any, e0: Any, f0: Any, g0: Any, h0: Any, exceeded: Any,
+) -> None:  # fmt: skip
+    """Mark the classes that lie below the eight values at all eight corners; simple enough to run in vectors."""
+    for n in range(a.size):
+        lower = (a[n] < a0) & (b[n] < b0) & (c[n] < c0) & (d[n] < d0)
+        exceeded[n] |= lower & (e[n] < e0) & (f[n] < f0) & (g[n] < g0) & (h[n] < h0)
+
+
+@_compiled()
+def _between(old: Any, new: Any, several: Any, weight: Any) -> None:
+    """The first half of each row of `old` and its second half, which has `weight`, to one row of `new`."""
+    half = new.shape[1]
+    for m in range(several):
+        for n in range(half):
+            new[m, n] = (1 - weight) * old[m, n] + weight * old[m, half + n]
+
+
+@_compiled()
+def _winner(ends: Any, chosen: Any, several: Any, weight: Any, painted: Any) -> Any:
+    """The place in the table of a new voxel that lies between the two ends of a line."""
     best, winner = -np.inf, 0
     for m in range(several):
-        of = corners[m]
-        lower = (1 - v) * ((1 - w) * of[0] + w * of[1]) + v * ((1 - w) * of[2] + w * of[3])
-        upper = (1 - v) * ((1 - w) * of[4] + w * of[5]) + v * ((1 - w) * of[6] + w * of[7])
-        value = (1 - u) * lower + u * upper
+        value = (1 - weight) * ends[m, 0] + weight * ends[m, 1]
         if painted:
             if value > 0:
                 winner = chosen[m] + 1

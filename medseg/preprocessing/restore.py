@@ -21,7 +21,7 @@ class Canvas:
     def __init__(self, undo: Undo, values: Sequence[int]) -> None:
         self.undo = undo
         self.table = np.array((0, *values), np.uint8 if max(values, default=0) <= 255 else np.uint16)
-        self._stored = np.zeros(undo.shape, self.table.dtype)
+        self._stored = np.zeros(undo.shape, self.table.dtype, order="F")
 
     @property
     def cropped(self) -> npt.NDArray[np.unsignedinteger[Any]]:

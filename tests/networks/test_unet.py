@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from medseg.networks.table import build_network
-from medseg.networks.unet import EPSILON, InstanceNorm
+from medseg.networks.unet import EPSILON, Conv3d, InstanceNorm
 from tests.networks.build import SETTINGS
 
 
@@ -28,6 +28,20 @@ def test_instance_norm_equals_that_of_torch(shape):
     (wanted * pull).sum().backward()
     for a, b in ((image, twin), (ours.weight, weight), (ours.bias, bias)):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("stride", [1, 2, (1, 2, 1)])
+@pytest.mark.parametrize(("batch", "shape"), [(1, (4, 5, 3)), (1, (20, 24, 18)), (2, (6, 6, 6))])
+def test_convolutions_in_use_equal_those_of_torch(batch, shape, stride):
+    torch.manual_seed(0)
+    ours = Conv3d(8, 16, (3, 1, 3), stride, (1, 0, 1))
+    image = torch.randn(batch, 8, *shape).contiguous(memory_format=torch.channels_last_3d)
+    wanted = functional.conv3d(image.double(), ours.weight.double(), ours.bias.double(), ours.stride, ours.padding)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(image).double(), wanted, rtol=1e-4, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert ours(image).dtype == torch.bfloat16
+    assert ours(image).requires_grad
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,9 +35,15 @@ def zoomed(logits_XYZL: NDArray[np.float32], shape: tuple[int, ...], orders: Ord
 
 
 def voted(
-    logits_XYZL: NDArray[np.float32], shape: Any, orders: Orders, axis: int, planes: int, painted: bool = False
+    logits_XYZL: NDArray[np.float32],
+    shape: Any,
+    orders: Orders,
+    axis: int,
+    planes: int,
+    painted: bool = False,
+    layout: Literal["C", "F"] = "F",
 ) -> NDArray[np.uint16]:
-    out = np.full(shape, 999, np.uint16)
+    out = np.full(shape, 999, np.uint16, layout)
     old = logits_XYZL.shape[:3]
     vote = LogitVote(out, old, axis, range(logits_XYZL.shape[-1] + painted), orders, painted)
     along = np.moveaxis(logits_XYZL, axis, 0)
@@ -48,8 +54,9 @@ def voted(
 
 @settings(deadline=None)  # the first call may compile
 @given(SHAPES, SHAPES, st.integers(1, 6), st.integers(0, 2), st.integers(1, 4), st.integers(0, 99), st.booleans())
+@pytest.mark.parametrize("layout", ["C", "F"])
 def test_it_is_the_largest_of_all_interpolated_classes(
-    old: Any, new: Any, classes: int, axis: int, planes: int, seed: int, painted: bool
+    layout: Literal["C", "F"], old: Any, new: Any, classes: int, axis: int, planes: int, seed: int, painted: bool
 ) -> None:
     logits = smooth(classes, old, seed)
     full = zoomed(logits, new, (1, 1, 1))
@@ -60,7 +67,7 @@ def test_it_is_the_largest_of_all_interpolated_classes(
     else:
         top = np.sort(full, -1)
         expected, sure = full.argmax(-1), np.ones(new, bool) if classes == 1 else top[..., -1] - top[..., -2] > 1e-9
-    found = voted(logits, new, (1, 1, 1), axis, planes, painted)
+    found = voted(logits, new, (1, 1, 1), axis, planes, painted, layout)
     np.testing.assert_array_equal(found[sure], expected[sure])
 
 

@@ -16,6 +16,8 @@ from medseg.imaging.regrid import map_onto
 from medseg.imaging.volume import LabelMap
 from medseg.imaging.writing.result import Result, Written
 
+_SLICES = 64  # compared at a time, brought to the file's order before: side by side the orders take four times as long
+
 
 def write_nifti(path: Path, result: Result) -> Written:
     """Write the labels on `result.own`, the grid of the scan's own file, and read them back by SimpleITK.
@@ -65,7 +67,10 @@ def compared(array: npt.NDArray[Any], grid: Grid, meant: LabelMap) -> float:
     Raises:
         GeometryError: a voxel has another value, or a corner lies more than a hundredth of a voxel off.
     """
-    if grid.shape != meant.grid.shape or not np.array_equal(array, meant.array):
+    if grid.shape != meant.grid.shape or not all(
+        np.array_equal(array[:, :, k : k + _SLICES], np.asfortranarray(meant.array[:, :, k : k + _SLICES]))
+        for k in range(0, grid.shape[2], _SLICES)
+    ):
         raise GeometryError("[READ_BACK] the labels in the file are not those that were to be written")
     deviation = grid.deviation_mm(meant.grid)
     if not grid.agrees(meant.grid):

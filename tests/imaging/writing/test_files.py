@@ -15,7 +15,7 @@ from medseg.imaging import nifti
 from medseg.imaging.grid import Grid, Stored
 from medseg.imaging.regrid import map_onto, straight_cover
 from medseg.imaging.volume import LabelMap
-from medseg.imaging.writing.files import read_by_itk, write_nifti
+from medseg.imaging.writing.files import compared, read_by_itk, write_nifti
 from medseg.imaging.writing.result import Result
 from tests.imaging.build import Built, some_label, some_series
 from tests.imaging.writing.results_build import ALGORITHM, gapped, oblique, some_result, tilted
@@ -97,3 +97,16 @@ def test_a_file_that_does_not_come_back_does_not_appear(
     with pytest.raises(GeometryError, match=r"\[READ_BACK\]"):
         write_nifti(tmp_path / "a.nii.gz", result)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_a_single_voxel_that_differs_is_found(layout: str) -> None:
+    grid = Grid((3, 2, 150), np.eye(4))
+    meant = LabelMap(np.asarray(np.arange(900).reshape(3, 2, 150) % 7, np.uint8, order=layout), grid, {})  # type: ignore[call-overload]
+    found = meant.array.copy(order="F")
+    assert compared(found, grid, meant) == 0
+    for k in (0, 63, 64, 149):
+        found[1, 1, k] += 1
+        with pytest.raises(GeometryError, match=r"\[READ_BACK\]"):
+            compared(found, grid, meant)
+        found[1, 1, k] -= 1
