@@ -173,9 +173,13 @@ def export(place: Path, given: argparse.Namespace) -> Told:
     few, many = ([float(s) for s in found[f"{n} outputs"]["medseg"].values()] for n in sorted(EXPORT_FASTER))
     grows = [more / less for less, more in zip(few, many, strict=True)]
     found["118_takes_times_3"] = [round(times, 2) for times in grows]
+    merged = [float(s) for s in found[f"{max(EXPORT_FASTER)} outputs"]["merged_to_3"].values()]
+    at_same_borders = [m / few for few, m in zip(merged, many, strict=True)]
+    found["at_the_same_borders"] = [round(times, 2) for times in at_same_borders]
     faster = {outputs: found[f"{outputs} outputs"]["times_faster"][-1] for outputs in EXPORT_FASTER}
     found["reached"] = {f"{outputs} outputs": faster[outputs] >= bar for outputs, bar in EXPORT_FASTER.items()}
     found["reached"]["flat"] = grows[-1] <= FLAT_CLASSES
+    found["reached"]["flat at the same borders"] = at_same_borders[-1] <= FLAT_CLASSES
     return found
 
 
