@@ -20,12 +20,13 @@ import numpy.typing as npt
 import torch
 
 from medseg.compute import choose_device
-from medseg.errors import CasesFailed, GeometryError, InputError, ResourceError
+from medseg.errors import CasesFailed, GeometryError, InputError, ResourceError, by_name
 from medseg.files import output_folder
-from medseg.imaging.grid import Grid
+from medseg.imaging.grid import Stored
 from medseg.imaging.scans import Found, Scan, Wanted, find_scans, read_scan
 from medseg.imaging.source import Reading, ReadOptions
-from medseg.imaging.volume import LabelMap, Volume
+from medseg.imaging.volume import LabelMap
+from medseg.imaging.voxels import checked_grid, finished
 from medseg.imaging.writing.codes import Code
 from medseg.imaging.writing.result import Algorithm, Result
 from medseg.imaging.writing.table import write_all
@@ -34,7 +35,7 @@ from medseg.inference.predictor import Predictor, load_predictor
 from medseg.inference.quality import Quality, folds_of
 from medseg.inference.trust.assess import assess
 from medseg.inference.trust.records import StructureTrust
-from medseg.inference.work import reason_of, warnings_of
+from medseg.inference.work import notes_of, reason_of
 
 __all__ = ["LoadedModel", "Prediction", "load"]
 
@@ -172,18 +173,18 @@ class LoadedModel:
             ResourceError: memory or disk gave out.
         """
         found, read, scratch = self._found(Path(folder), series, options)
-        failed = {left.where: left.reason for left in found.left if left.broken}
+        failed = [(left.where, left.reason) for left in found.left if left.broken]
         for scan in found.scans:
             try:
                 prediction = self._predicted(scan.name, read_scan(scan, read), scan, scratch, ())
             except ResourceError:
                 raise
             except Exception as error:  # whatever is wrong with one scan, the others go on
-                failed[scan.name] = reason_of(error)
+                failed.append((scan.name, reason_of(error)))
                 continue
             yield prediction
         if failed:
-            raise CasesFailed(failed)
+            raise CasesFailed(by_name(failed))
 
     def _predict_path(self, path: Path, series: Sequence[str], options: ReadOptions | None) -> Prediction:
         found, read, scratch = self._found(path, series, options)
@@ -214,8 +215,7 @@ class LoadedModel:
         predictor = self.predictor
         found = self._segmenter.predict(self._segmenter.ready([reading.volume for reading in readings]))
         volumes = volumes_ml(found.labels, predictor.plan)
-        notes = [*noted, *(note for reading in readings for note in reading.notes)]
-        notes += [*warnings_of(readings[0].volume, predictor.plan), *(one.what for one in found.odd), *found.told]
+        notes = [*noted, *(one.what for one in found.odd), *notes_of(readings, found, predictor)]
         card = predictor.models[predictor.members[0]][0].card
         return Prediction(
             name=name,
@@ -252,5 +252,5 @@ def _readings(array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> tuple
         raise InputError("the array holds what is no number", fix="replace NaN and infinity first")
     channels = array[None] if array.ndim == 3 else array
     x, y, z = channels.shape[1:]
-    grid = Grid((x, y, z), affine)
-    return tuple(Reading(Volume(np.asarray(channel, np.float32), grid), grid) for channel in channels)
+    grid = checked_grid((x, y, z), affine, Stored(), "the array")
+    return tuple(finished(np.asarray(channel, np.float32), grid, (), "the array") for channel in channels)

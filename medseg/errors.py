@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,6 +81,20 @@ class CasesFailed(MedsegError):
 
     def __reduce__(self) -> tuple[type[CasesFailed], tuple[dict[str, str]]]:
         return CasesFailed, (self.failed,)
+
+
+def by_name(failures: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Names and reasons of what failed; what is called alike, such as two files without a name of their own, is told
+    apart by a number.
+    """
+    found: dict[str, str] = {}
+    for name, reason in failures:
+        n, told = 1, name
+        while told in found:
+            n += 1
+            told = f"{name} ({n})"
+        found[told] = reason
+    return found
 
 
 @contextmanager

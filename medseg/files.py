@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,6 +59,25 @@ def written_whole(path: Path, private: bool = False) -> Iterator[Path]:
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_together(folder: Path, within: Path) -> Iterator[Path]:
+    """Yield an empty folder in `within`, of the same disk; on success its files move to `folder`, on any error none.
+
+    Raises:
+        ResourceError: the disk is full or a folder cannot be written to.
+    """
+    place = within / f"{_MARK}{os.getpid()}-{secrets.token_hex(4)}-folder"
+    with explained(within):
+        place.mkdir(parents=True)
+    try:
+        yield place
+        with explained(folder):
+            for path in sorted(place.iterdir()):
+                path.replace(folder / path.name)
+    finally:
+        rmtree(place, ignore_errors=True)  # what a program holds open is swept up by the next run
 
 
 def write_text(path: Path, text: str, private: bool = False) -> None:
@@ -175,6 +195,10 @@ def output_folder(path: Path, stray_after_s: float = STRAY_AFTER_S) -> Path:
         probe.unlink()
         for stray in filter(_is_stray, path.iterdir()):
             with suppress(FileNotFoundError):  # its writer, or another sweeper, was faster
-                if time.time() - stray.stat().st_mtime >= stray_after_s:
+                if time.time() - stray.stat().st_mtime < stray_after_s:
+                    continue
+                if stray.is_dir():
+                    rmtree(stray, ignore_errors=True)
+                else:
                     stray.unlink()
     return path

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import medseg
-from medseg.errors import CasesFailed, GeometryError, InputError
+from medseg.errors import CasesFailed, GeometryError, InputError, RunError
 from medseg.imaging.dicom.seg import read_seg
 from medseg.imaging.nifti import read_labels
 from medseg.inference.export.model_file import write_model_file
@@ -72,6 +72,8 @@ def test_arrays_that_are_no_scans(model_file: Path) -> None:
         model.predict(image, np.zeros((4, 4)))
     with pytest.raises(InputError, match="no number"):
         model.predict(np.full((4, 4, 4), np.nan), np.eye(4))
+    with pytest.raises(InputError, match=r"voxels are 0.001 mm apart"):
+        model.predict(image, np.diag([0.001, 0.001, 0.001, 1.0]))
     with pytest.raises(GeometryError, match="has 2 channel"):
         model.predict(np.stack([image, image]), np.eye(4))
 
@@ -116,3 +118,19 @@ def test_what_cannot_be_loaded_or_saved(model_file: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="NO_SOURCE"):
         prediction.save(tmp_path, formats=["seg"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sheared_array_is_read_as_a_sheared_file_is(model_file: Path, tmp_path: Path) -> None:
+    image, affine = blobs(0)[0], np.eye(4)
+    affine[0, 1] = 0.3
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "a.nii.gz")  # type: ignore[attr-defined]
+    model = medseg.load(model_file, device="cpu")
+    of_file, of_array = model.predict(tmp_path / "a.nii.gz"), model.predict(image, affine)
+    assert any("right angles" in note for note in of_array.warnings)
+    np.testing.assert_array_equal(of_array.labels.array, of_file.labels.array)
+
+
+def test_a_fold_may_be_named_alone(model_file: Path) -> None:
+    assert medseg.load(model_file, device="cpu", folds="0").predictor.folds == ("0",)
+    with pytest.raises(RunError, match="fold 10 of"):
+        medseg.load(model_file, device="cpu", folds="10")

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from medseg.errors import CasesFailed, GeometryError, InputError, MedsegError, ResourceError, RunError, explained
+from medseg.errors import (
+    CasesFailed,
+    GeometryError,
+    InputError,
+    MedsegError,
+    ResourceError,
+    RunError,
+    by_name,
+    explained,
+)
 
 ALL = [InputError, GeometryError, RunError, ResourceError]
 
@@ -56,3 +65,8 @@ def test_refusals_of_the_system_are_explained(number: int, reason: str, advice: 
 def test_an_error_without_a_number_keeps_its_text() -> None:
     with pytest.raises(ResourceError, match="odd"), explained("OUT"):
         raise OSError("odd")
+
+
+def test_what_is_called_alike_is_counted() -> None:
+    found = by_name([("a file", "is cut"), ("scan", "is empty"), ("a file", "is damaged"), ("a file", "is cut")])
+    assert found == {"a file": "is cut", "scan": "is empty", "a file (2)": "is damaged", "a file (3)": "is cut"}

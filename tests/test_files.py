@@ -24,6 +24,7 @@ from medseg.files import (
     write_json,
     write_record,
     write_text,
+    written_together,
     written_whole,
 )
 
@@ -171,3 +172,31 @@ def test_who_writes_alone_sweeps_at_once(tmp_path: Path) -> None:
     assert mine.exists()
     output_folder(tmp_path, stray_after_s=0.0)
     assert [path.name for path in tmp_path.iterdir()] == [others.name]
+
+
+def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+    out, within = tmp_path / "out", tmp_path / "out" / "cases"
+    within.mkdir(parents=True)
+    with written_together(out, within) as place:
+        write_text(place / "a.txt", "a")
+        write_text(place / "b.txt", "b")
+        assert sorted(path.name for path in out.iterdir()) == ["cases"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.txt", "b.txt", "cases"]
+
+    def interrupted() -> None:
+        with written_together(out, within) as place:
+            write_text(place / "c.txt", "c")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(path.name for path in out.iterdir()) == ["a.txt", "b.txt", "cases"]
+    assert not list(within.iterdir())
+
+
+def test_a_folder_that_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    left = tmp_path / ".part-12-0123abcd-folder"
+    left.mkdir()
+    (left / "a.nii.gz").touch()
+    output_folder(tmp_path, stray_after_s=0.0)
+    assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -37,8 +37,18 @@ def inflate(file: BinaryIO, most: int = _OUT) -> Iterator[bytes]:
         raise EOFError("the compressed data is cut short")
 
 
-def inflated_range(file: BinaryIO, start: int, count: int, needed: int) -> npt.NDArray[np.uint8]:
-    """`count` decompressed bytes from `start` on; the whole stream is checked, but no more than these are kept.
+# Memory for so many bytes, of which the wanted ones end before the second number.
+Room = Callable[[int, int], npt.NDArray[np.uint8]]
+
+
+def new_room(size: int, end: int) -> npt.NDArray[np.uint8]:  # noqa: ARG001  the one that does not care
+    """Memory of its own."""
+    return np.empty(size, np.uint8)
+
+
+def inflated_range(file: BinaryIO, start: int, count: int, needed: int, room: Room = new_room) -> npt.NDArray[np.uint8]:
+    """`count` decompressed bytes from `start` on, in `room`; the whole stream is checked, but no more than these are
+    kept.
 
     Raises:
         EOFError: the file ends before the stream, or the stream has less than `needed` bytes.
@@ -46,11 +56,11 @@ def inflated_range(file: BinaryIO, start: int, count: int, needed: int) -> npt.N
     """
     needed = max(needed, start + count)
     begin = file.tell()
-    whole = _at_once(file, needed, count + _SPARE)
+    whole = _at_once(file, needed, count + _SPARE, start + count, room)
     if whole is not None:
         return whole[start : start + count]
     file.seek(begin)
-    out = np.empty(count, np.uint8)
+    out = room(count, count)
     at = 0
     for block in inflate(file):
         low, high = max(start, at), min(start + count, at + len(block))
@@ -62,7 +72,7 @@ def inflated_range(file: BinaryIO, start: int, count: int, needed: int) -> npt.N
     return out
 
 
-def _at_once(file: BinaryIO, least: int, most: int) -> npt.NDArray[np.uint8] | None:
+def _at_once(file: BinaryIO, least: int, most: int, end: int, room: Room) -> npt.NDArray[np.uint8] | None:
     """All bytes of a gzip file that holds one stream of `least` to `most` bytes, by libdeflate: twice as fast as zlib.
 
     None where anything is not as expected: zlib then finds out what it is. That nothing follows the stream, which
@@ -75,10 +85,10 @@ def _at_once(file: BinaryIO, least: int, most: int) -> npt.NDArray[np.uint8] | N
     import imagecodecs  # which loads the codec that is used, in a few milliseconds
 
     codec: Any = imagecodecs  # its stubs do not know that arrays are taken
-    out = np.empty(size, np.uint8)
+    out = room(size, end)
     try:
         found = codec.gzip_decode(packed, out=out)
     except (codec.DeflateError, ValueError):
         return None
-    end = codec.deflate_crc32(out).to_bytes(4, "little") + packed[-4:]
-    return out if found.size == size and packed.find(end) == len(packed) - len(end) else None
+    last = codec.deflate_crc32(out).to_bytes(4, "little") + packed[-4:]
+    return out if found.size == size and packed.find(last) == len(packed) - len(last) else None

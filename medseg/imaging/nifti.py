@@ -7,6 +7,9 @@ volumes of a 4D file in memory for one of them.
 from __future__ import annotations
 
 import gzip
+import math
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.files import written_whole
+from medseg.imaging.compressed import inflate, new_room
 from medseg.imaging.grid import Grid
 from medseg.imaging.nifti_header import Header, Prefer, read_bytes, read_header
 from medseg.imaging.source import Reading
@@ -23,6 +27,8 @@ from medseg.imaging.voxels import as_labels, chosen, finished, refuse
 
 SUFFIXES = (".nii.gz", ".nii")
 RIGHT_ANGLES = 1e-4  # cosine of the angle of two axes; SimpleITK reads NIfTI that lies farther off as its nearest box
+FLOAT = 4  # bytes
+_PIECE = 1 << 20  # voxels worked on at a time
 _LABELS_LEVEL, _VOLUME_LEVEL = 3, 1  # of gzip: labels become a third smaller in no more time, volumes hardly smaller
 
 
@@ -71,7 +77,7 @@ def read_nifti(path: Path, component: int | None = None, prefer: Prefer = "", ne
         GeometryError: the header's affine cannot be used, or its two affines contradict each other.
     """
     header = read_header(path, prefer, need_place)
-    array = _float32(_stored(path, header, chosen(header.n_volumes, component, path)), header)
+    array = _float32(path, header, chosen(header.n_volumes, component, path))
     return finished(array, header.grid, (header.note,) if header.note else (), path)
 
 
@@ -90,6 +96,29 @@ def read_labels(path: Path, names: dict[int, str] | None = None, prefer: Prefer 
     raw = _stored(path, header, chosen(header.n_volumes, None, path))
     array, values = as_labels(raw, path)
     return LabelMap(array, header.grid, names if names is not None else {v: str(v) for v in values})
+
+
+def stored_slices(path: Path, header: Header) -> Iterator[npt.NDArray[Any]]:
+    """The voxels of a file of one volume as they are stored, (X, Y, n) some slices at a time, in their order.
+
+    Raises:
+        EOFError, zlib.error: the file is cut short or damaged.
+    """
+    x, y, z = header.shape
+    slice_bytes = x * y * header.dtype.itemsize
+    n = max(1, _PIECE // slice_bytes)
+    skip, done, held = header.offset, 0, bytearray()
+    with path.open("rb") as file:
+        for block in inflate(file) if header.compressed else iter(partial(file.read, _PIECE), b""):
+            held += block[skip:]
+            skip = max(0, skip - len(block))
+            while len(held) >= (whole := min(n, z - done)) * slice_bytes > 0:
+                part = np.frombuffer(bytes(held[: whole * slice_bytes]), header.dtype)
+                yield part.reshape((x, y, whole), order="F")
+                del held[: whole * slice_bytes]
+                done += whole
+    if done != z or held:
+        raise EOFError("the voxels are not as many as the header says")
 
 
 def write_labels(path: Path, labels: LabelMap) -> None:
@@ -140,13 +169,30 @@ def _stored(path: Path, header: Header, volume: int) -> npt.NDArray[Any]:
     return read_bytes(path, header, volume).view(header.dtype).reshape(header.shape, order="F")
 
 
-def _float32(raw: npt.NDArray[Any], header: Header) -> npt.NDArray[np.float32]:
-    """Scaled in float64, slice by slice, so that no second copy of the scan stands in memory."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if header.scaling is None:
-            return raw.astype(np.float32, copy=False)
-        slope, intercept = header.scaling
-        out = np.empty(header.shape, np.float32, order="F")
-        for z in range(header.shape[2]):
-            out[:, :, z] = raw[:, :, z].astype(np.float64) * slope + intercept
-        return out
+def _float32(path: Path, header: Header, volume: int) -> npt.NDArray[np.float32]:
+    """The voxels as float32, scaled in float64.
+
+    The stored ones are read into the end of the memory that the final ones take, and are widened from its beginning on,
+    so that both never stand beside each other; those of 8 bytes are copied.
+    """
+    n, size = math.prod(header.shape), header.dtype.itemsize
+    whole: list[npt.NDArray[np.uint8]] = []
+
+    def room(count: int, end: int) -> npt.NDArray[np.uint8]:
+        total = max(count, FLOAT * n + count - end)
+        total += -(total - count + end) % 8  # so that the wanted bytes are aligned
+        whole.append(np.empty(total, np.uint8))
+        return whole[-1][total - count :]
+
+    stored = read_bytes(path, header, volume, room if size <= FLOAT else new_room).view(header.dtype)
+    out = whole[-1][: FLOAT * n].view(np.float32) if whole else np.empty(n, np.float32)
+    if header.scaling is None and header.dtype == np.float32:
+        out = stored
+    else:
+        slope, intercept = header.scaling or (1.0, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, n, _PIECE):
+                piece = stored[start : start + _PIECE]
+                scaled = piece if header.scaling is None else piece.astype(np.float64) * slope + intercept
+                out[start : start + _PIECE] = scaled.astype(np.float32)
+    return out.reshape(header.shape, order="F")

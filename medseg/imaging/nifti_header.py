@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import GeometryError
-from medseg.imaging.compressed import inflate
+from medseg.imaging.compressed import Room, inflate, new_room
 from medseg.imaging.grid import SAME_PLACE, Affine, Grid, Stored
 from medseg.imaging.voxels import AGAIN, checked_grid, opened, refuse, stored_bytes
 
@@ -196,12 +196,12 @@ def _contradiction_mm(sform: Affine, qform: Affine, shape: tuple[int, int, int])
     return float(away)
 
 
-def read_bytes(path: Path, header: Header, volume: int) -> npt.NDArray[np.uint8]:
-    """The stored bytes of one volume; a compressed file is checked to its end.
+def read_bytes(path: Path, header: Header, volume: int, room: Room = new_room) -> npt.NDArray[np.uint8]:
+    """The stored bytes of one volume, in `room`; a compressed file is checked to its end.
 
     Raises:
         InputError: the file is cut short or damaged.
     """
     count = math.prod(header.shape) * header.dtype.itemsize
     needed = header.offset + header.n_volumes * count
-    return stored_bytes(path, 0, header.compressed, header.offset + volume * count, count, needed, path)
+    return stored_bytes(path, 0, header.compressed, header.offset + volume * count, count, needed, path, room)

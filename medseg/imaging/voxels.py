@@ -6,14 +6,15 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import GeometryError, InputError
-from medseg.imaging.compressed import MOST, inflated_range
+from medseg.imaging.compressed import MOST, Room, inflated_range, new_room
 from medseg.imaging.grid import Affine, Grid, Stored
 from medseg.imaging.regrid import is_sheared, straight_cover, volume_onto
 from medseg.imaging.source import Reading
@@ -49,9 +50,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def stored_bytes(
-    data: Path, at: int, compressed: bool, start: int, count: int, needed: int, where: Where
+    data: Path, at: int, compressed: bool, start: int, count: int, needed: int, where: Where, room: Room = new_room
 ) -> npt.NDArray[np.uint8]:
-    """`count` bytes from `start` on of the data that begins at byte `at` of a file; a stream is checked to its end.
+    """`count` bytes from `start` on of the data that begins at byte `at` of a file, in `room`; a stream is checked to
+    its end.
 
     needed: how many bytes the data must have for all that the header claims.
 
@@ -64,9 +66,12 @@ def stored_bytes(
             refuse("TRUNCATED", f"is cut short: {max(length, 0)} bytes cannot hold its voxels", where, AGAIN)
         file.seek(at if compressed else at + start)
         if not compressed:
-            return np.fromfile(file, np.uint8, count)
+            out = room(count, count)
+            if cast(BufferedReader, file).readinto(out.data) < count:
+                refuse("TRUNCATED", "is cut short", where, AGAIN)
+            return out
         try:
-            return inflated_range(file, start, count, needed)
+            return inflated_range(file, start, count, needed, room)
         except EOFError:
             refuse("TRUNCATED", "is cut short", where, AGAIN)
         except zlib.error:

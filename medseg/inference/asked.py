@@ -13,7 +13,7 @@ from medseg.imaging.scans import Scan
 from medseg.imaging.source import ReadOptions
 from medseg.imaging.writing.codes import Code
 from medseg.imaging.writing.table import FORMATS, check_formats
-from medseg.inference.named import known_name, named_values
+from medseg.inference.named import known_name, named_values, words_of
 from medseg.inference.overrides import overridden
 from medseg.inference.quality import Quality
 from medseg.inference.records import Cleaning
@@ -125,8 +125,8 @@ def checked(asked: Asked, plan: Plan) -> Asked:
         asked,
         formats=check_formats(asked.formats) if asked.formats else (),
         options=asked.options.model_copy(update={"suv": plan.request.options.suv}),
-        structures=tuple(known_name(name, known, "--structures") for name in asked.structures),
-        instances=tuple(known_name(name, known, "--instances") for name in asked.instances),
+        structures=tuple(known_name(name, known, "--structures") for name in words_of(asked.structures, known)),
+        instances=tuple(known_name(name, known, "--instances") for name in words_of(asked.instances, known)),
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medseg.imaging.volume import LabelMap
 from medseg.inference.blending import Slab
+from medseg.inference.mapped import mapped_zeros
 from medseg.inference.restoring import painted_values
 from medseg.planning.plan import Plan
 from medseg.preprocessing.logit_vote import cells
@@ -55,14 +56,18 @@ class Piece:
 
 
 def spooled(slabs: Iterable[Slab], shape: Sequence[int], path: Path) -> npt.NDArray[np.float32]:
-    """Slabs of logits written to the file `path`, mapped as one array (X, Y, Z, L)."""
+    """Slabs of logits written to the file `path`, mapped as one array (X, Y, Z, L).
+
+    Raises:
+        ResourceError: there is no room on disk.
+    """
     mapped: Any = None
     axis = 0
     for slab in slabs:
         if mapped is None:
             axis = slab.axis
             others = [n for a, n in enumerate(shape) if a != axis]
-            mapped = np.memmap(path, np.float32, "w+", shape=(shape[axis], *others, slab.logits_PQRL.shape[-1]))
+            mapped = mapped_zeros(path, np.float32, (shape[axis], *others, slab.logits_PQRL.shape[-1]))
         mapped[slab.start : slab.stop] = slab.logits_PQRL.cpu().numpy()
     return np.moveaxis(mapped, 0, axis)
 

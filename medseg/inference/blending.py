@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from medseg.compute import free_gpu_bytes
+from medseg.inference.mapped import mapped_zeros
 from medseg.inference.tiles import covered, grouped, line_weights, slab_axis, tile_starts
-from medseg.parallel import available_memory_bytes
+from medseg.parallel import MEMORY_SHARE, available_memory_bytes
 from medseg.planning.plan import Configuration
 
 ROOM_SHARE = 0.5  # of a GPU's free memory may be taken by a scan and its sums
@@ -135,11 +136,10 @@ class Sums:
 
     def _zeros(self, size: tuple[int, ...], scratch: Path | None) -> Tensor:
         needed = 4 * math.prod(size)
-        if self.device.type == "cpu" and needed > available_memory_bytes():
+        if self.device.type == "cpu" and needed > MEMORY_SHARE * available_memory_bytes():
             told = f"sums of {needed / 1e9:.1f} GB do not fit into memory"
             if scratch is None:
                 raise MemoryError(told)
             self.told.append(f"{told}: they lie on disk, which is slow")
-            mapped = np.memmap(scratch / "sums", np.float32, "w+", shape=size)
-            return torch.from_numpy(mapped)
+            return torch.from_numpy(mapped_zeros(scratch / "sums", np.float32, size))
         return torch.zeros(size, device=self.device)

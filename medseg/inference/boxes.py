@@ -16,6 +16,8 @@ from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from medseg.preprocessing.axis import memory_order
+
 Labels = npt.NDArray[np.unsignedinteger[Any]]
 Box = tuple[slice, ...]
 Islands = Mapping[int, Sequence[Box]]
@@ -65,18 +67,13 @@ def around(boxes: Sequence[Box]) -> Box:
 
 def box_of(labels: Labels, values: Sequence[int]) -> Box | None:
     """The smallest box that holds all voxels of these values; None where there are none."""
-    order = longest_steps_first(labels)
+    order = memory_order(labels)
     found: Sequence[Box | None] = ndimage.find_objects(labels.transpose(order), max(values))
     held = [box for value in set(values) if value <= len(found) and (box := found[value - 1]) is not None]
     if not held:
         return None
     box = around(held)
     return tuple(box[order.index(axis)] for axis in range(labels.ndim))
-
-
-def longest_steps_first(labels: Labels) -> list[int]:
-    """The axes from the one with the longest steps in memory to the one with the shortest."""
-    return sorted(range(labels.ndim), key=lambda axis: -abs(labels.strides[axis]))
 
 
 def pieces(shape: Sequence[int]) -> Iterator[slice]:

@@ -93,7 +93,7 @@ class Segmenter:
         try:
             found = self._found(ready, scratch)
         except BaseException:
-            rmtree(scratch)
+            rmtree(scratch, ignore_errors=True)  # Windows keeps files that the traceback still maps
             raise
         if found.maps is None:
             rmtree(scratch)
@@ -104,14 +104,14 @@ class Segmenter:
     def _found(self, ready: Ready, scratch: Path) -> CasePrediction:
         """The prediction; what it needs on disk goes to `scratch`."""
         found = _Found(scratch)
+        for window in self._windows.values():
+            window.told.clear()  # what was told of a scan that failed
         for name in self._stages():
             self._predict(name, ready, found)
         members, plan = self.predictor.members, self.predictor.plan
         answers = [found.answers[name] for name in members if name in found.answers]
         labels = averaged(answers, plan) if len(members) > 1 else found.labels[members[0]]
         told = [line for window in self._windows.values() for line in window.told]
-        for window in self._windows.values():
-            window.told.clear()
         look, familiar = self.look, self.predictor.familiar
         maps = None
         if self._maps_wanted:

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from medseg.errors import InputError
+from medseg.errors import InputError, by_name
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
 from medseg.imaging.naming import read_case_map
@@ -139,6 +139,9 @@ def _inferred(found: Found, work: Work) -> Iterator[Event | Inferred]:
     predictor, device, asked, out = work.segmenter.predictor, work.segmenter.device, work.asked, work.cases.out
     mine, now = [scan for scan in found.scans if asked.part.holds(scan.name)], time.time()
     todo = [scan for scan in mine if not work.stands(scan, now)]
+    for scan in mine:
+        if scan not in todo:
+            work.cases.settle(scan.name)
     outcome, efforts = _Outcome(len(mine) - len(todo)), dict[str, Effort]()
     expected = expect(todo, work.segmenter, asked, out) if todo else None
     if expected:
@@ -162,7 +165,8 @@ def _inferred(found: Found, work: Work) -> Iterator[Event | Inferred]:
     predictions, others = write_predictions(out, predictor, device.type, left, names, efforts)
     if others:
         yield Note(f"{others} case(s) in {out} were predicted by another model and are not listed", warning=True)
-    yield Inferred(out, predictions, outcome.skipped, {one.case: one.reason for one in (*left, *outcome.failed)})
+    failed = by_name((one.case, one.reason) for one in (*left, *outcome.failed))
+    yield Inferred(out, predictions, outcome.skipped, failed)
 
 
 def _worked(todo: Sequence[Scan], work: Work, expected: Expected, outcome: _Outcome) -> Iterator[Event]:

@@ -41,8 +41,8 @@ _HALF_OF_26 = tuple(step for step in product((-1, 0, 1), repeat=3) if step > (0,
 def numbered_instances(labels: LabelMap, structure: str, values: Sequence[int]) -> LabelMap:
     """The instances of the voxels with these values on the same grid, numbered from 1 by volume, the largest first.
 
-    They are named `liver tumour 1` and so on; of equal volumes the first in memory comes first. Beside the two maps
-    memory holds the components of the structure's boxes, and some 16 bytes a voxel of one component's box at a time.
+    They are named `liver tumour 1` and so on. Beside the two maps memory holds the components of the structure's boxes,
+    and up to some 80 bytes a voxel of one component at a time. Of a single slice only what lies in it counts.
 
     Raises:
         InputError: there are more than 65535 instances.
@@ -52,7 +52,9 @@ def numbered_instances(labels: LabelMap, structure: str, values: Sequence[int]) 
     islands = islands_of(view)
     boxes = apart(box for value in values for box in islands.get(value, ()))
     numbered = [components_of(mask_of(view[box], values)).numbered for box in boxes]
-    voxels = [_split_all(one, [labels.grid.spacing_mm[axis] for axis in order]) for one in numbered]
+    spacing_mm = [labels.grid.spacing_mm[axis] for axis in order]
+    flat = [axis for axis, n in enumerate(view.shape) if n == 1]
+    voxels = [_split_all(one, spacing_mm, flat) for one in numbered]
     sizes = np.concatenate([np.zeros(0, np.int64), *voxels])
     if len(sizes) > LARGEST:
         what = f"{structure} has {len(sizes)} separate instances, and a label map can number {LARGEST}"
@@ -71,13 +73,13 @@ def numbered_instances(labels: LabelMap, structure: str, values: Sequence[int]) 
     return LabelMap(out.transpose(back), labels.grid, names)
 
 
-def _split_all(numbered: Numbers, spacing_mm: Sequence[float]) -> Ints:
+def _split_all(numbered: Numbers, spacing_mm: Sequence[float], flat: Sequence[int]) -> Ints:
     """Give the parts of components numbers of their own, in place; returns the voxels of every number from 1 on."""
     boxes = ndimage.find_objects(numbered)
     firsts, others = list[int](), list[int]()
     for number, box in enumerate(boxes, 1):
         mask = numbered[box] == number
-        part = split_at_necks(mask, spacing_mm)
+        part = split_at_necks(mask, spacing_mm, flat)
         first, *more = np.bincount(part).tolist()
         numbered[box][mask] = np.where(part, part + (len(boxes) + len(others)), number)
         firsts.append(first)
@@ -85,16 +87,19 @@ def _split_all(numbered: Numbers, spacing_mm: Sequence[float]) -> Ints:
     return np.array([*firsts, *others])
 
 
-def split_at_necks(mask: Mask, spacing_mm: Sequence[float]) -> Ints:
+def split_at_necks(mask: Mask, spacing_mm: Sequence[float], flat: Sequence[int] = ()) -> Ints:
     """For each voxel (N,) of one component (A, B, C), in raster order, the number of its part; all 0 where it is whole.
 
-    Parts are numbered from 0. Time and memory go with the voxels, but for the distance transform of the box.
+    Parts are numbered from 0. flat: axes along which the scan has one voxel: its faces there are no border of anything.
+    Time and memory go with the voxels, but for the distance transform of the box.
     """
+    bordered = np.pad(mask, [(0, 0) if axis in flat else (1, 1) for axis in range(3)])
+    depth = _depth_mm(bordered, np.flatnonzero(bordered), spacing_mm)
+    sides_mm = [mm for axis, mm in enumerate(spacing_mm) if axis not in flat]
+    least_lost = float(np.prod(sides_mm)) ** (1 / max(len(sides_mm), 1))
     padded = np.pad(mask, 1)
     at = np.flatnonzero(padded)
-    depth = _depth_mm(padded, at, spacing_mm)
-    least_lost = float(np.prod(spacing_mm)) ** (1 / 3)
-    if depth.max() < min(spacing_mm) + least_lost:  # too thin for any neck
+    if depth.max() < min(sides_mm, default=0.0) + least_lost:  # too thin for any neck
         return np.zeros(len(at), np.int64)
     places = np.full(padded.shape, -1, np.int32)
     places[padded] = np.arange(len(at))

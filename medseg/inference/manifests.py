@@ -40,12 +40,15 @@ class Cases:
     def finish(self, record: Prediction) -> None:
         """Write the manifest of a case whose outputs stand: from here on it is done."""
         write_record(self._done(record.case), record)
+        self.settle(record.case)
+
+    def settle(self, case: str) -> None:
+        """The case is done: an older note that it failed goes."""
         with explained(self.out):
-            self._failed(record.case).unlink(missing_ok=True)
+            self._failed(case).unlink(missing_ok=True)
 
     def fail(self, failure: Unread) -> None:
-        """Note that a case failed; nothing else of it stays."""
-        self.forget(failure.case)
+        """Note that a case failed. What was finished before and was not forgotten stays: it may still be right."""
         write_record(self._failed(failure.case), failure)
 
     def forget(self, case: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medseg.imaging.grid import Grid
 from medseg.inference.averaging import Answer, probabilities
+from medseg.inference.mapped import mapped_zeros
 from medseg.planning.plan import Plan
 from medseg.preprocessing.crop import slices
 from medseg.preprocessing.orientation import turned
@@ -86,7 +87,7 @@ def entropy_of(probabilities: Tensor, regions: bool) -> Tensor:
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Shares:
     """Zeros on disk, in the order of NIfTI."""
-    return np.memmap(path, np.uint16, "w+", shape=shape, order="F")
+    return mapped_zeros(path, np.uint16, shape, order="F")
 
 
 def _cropped(stored: Shares, undo: Undo) -> Shares:

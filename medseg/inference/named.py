@@ -46,6 +46,15 @@ def known_name(asked: str, known: Iterable[str], option: str) -> str:
     raise InputError(f"{option}: the model finds no structure {asked!r}", fix=f"it finds {listed}")
 
 
+def words_of(texts: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+    """What stands between commas; a comma may also be part of a name, if the whole text is one (or one and `=2`)."""
+    names = set(map(alike, known))
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        whole = alike(text) in names or (alike(name) in names and "," not in number)
+        yield from (text,) if whole else (word.strip() for word in text.split(",") if word.strip())
+
+
 def kept(labels: LabelMap, names: Sequence[str], known: Named | None = None) -> LabelMap:
     """The label map with these structures alone, in their own values; all others become background.
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from medseg.imaging.grid import Grid
-from medseg.inference.tiles import VOXELS_A_FORWARD, grouped, slab_axis, tile_count, tile_starts
+from medseg.imaging.grid import Grid, closest_axes
+from medseg.inference.tiles import grouped, slab_axis, tile_count, tile_starts, tiles_a_forward
 from medseg.networks.work import activations
 from medseg.planning.plan import Configuration, Name
 from medseg.preprocessing.axis import Shape
@@ -32,9 +32,10 @@ SEG_FILLED = 0.25  # of the slices of a SEG that hold a structure; empty ones ar
 class Need:
     """What one scan takes at most.
 
-    tiles: by configuration. load_bytes, compute_bytes, write_bytes: memory of each stage, what is handed on included,
-    without the network's own and without sums. sums_bytes: of the logits that are not finished. scratch_bytes: of whole
-    logits that lie on disk meanwhile. disk_bytes: of results.
+    slices: head to foot. tiles: by configuration. load_bytes, compute_bytes, write_bytes: memory of each stage, what is
+    handed on included, without the network's own and without sums. image_bytes: of what a network reads, which a GPU
+    holds. sums_bytes: of the logits that are not finished. scratch_bytes: of what lies on disk meanwhile. disk_bytes:
+    of results.
     """
 
     voxels: int
@@ -43,6 +44,7 @@ class Need:
     load_bytes: float
     compute_bytes: float
     write_bytes: float
+    image_bytes: float
     sums_bytes: float
     scratch_bytes: float
     disk_bytes: float
@@ -74,23 +76,32 @@ def need_of(
     voxels = math.prod(grid.shape)
     shapes = {name: prepared_shape(grid, one) for name, one in configurations.items()}
     channels = max(len(one.preprocessing.channels) for one in configurations.values())
-    first = next(iter(configurations))
+    largest = max(configurations, key=lambda name: math.prod(shapes[name]))
+    masked = any(how.nonzero_only for one in configurations.values() for how in one.preprocessing.channels)
+    images = {n: FLOAT * one.network.in_channels * math.prod(shapes[n]) for n, one in configurations.items()}
+    stacked = max((images[n] for n, one in configurations.items() if one.previous is not None), default=0.0)
     read = FLOAT * channels * voxels
     alike = {one.preprocessing.model_dump_json(): name for name, one in configurations.items()}  # they share one copy
     prepared = {name: FLOAT * channels * math.prod(shapes[name]) for name in alike.values()}
-    others = sum(prepared.values()) - prepared[alike[configurations[first].preprocessing.model_dump_json()]]
+    others = sum(prepared.values()) - prepared[alike[configurations[largest].preprocessing.model_dump_json()]]
     labels = voxels * (1 if max(values, default=0) <= 255 else 2)
     return Need(
         voxels=voxels,
-        slices=max(grid.shape),
+        slices=next(n for n, (world, _) in zip(grid.shape, closest_axes(grid.affine), strict=True) if world == 2),
         tiles={name: tile_count(shapes[name], one) for name, one in configurations.items()},
-        load_bytes=predicted_bytes(grid.shape, shapes[first], channels) + others,
-        compute_bytes=read + sum(prepared.values()) + LABEL_COPIES * labels,
+        load_bytes=predicted_bytes(grid.shape, shapes[largest], channels, masked) + others,
+        compute_bytes=read + sum(prepared.values()) + stacked + LABEL_COPIES * labels,
         write_bytes=read + LABEL_COPIES * labels + WRITING_BYTES,
+        image_bytes=max(images.values()),
         sums_bytes=max(sums_bytes(shapes[name], one, kind) for name, one in configurations.items()),
         scratch_bytes=sum(FLOAT * configurations[n].network.classes * math.prod(shapes[n]) for n in spooled),
-        disk_bytes=sum(disk_bytes(name, voxels, len(values)) for name in formats),
+        disk_bytes=sum(disk_bytes(name, voxels, len(values)) for name in {*formats, *_with(formats)}),
     )
+
+
+def _with(formats: Sequence[str]) -> tuple[str, ...]:
+    """A report refers to a SEG, which is written with it."""
+    return ("seg",) if "sr" in formats else ()
 
 
 def prepared_shape(grid: Grid, configuration: Configuration) -> Shape:
@@ -108,11 +119,6 @@ def sums_bytes(shape: Shape, configuration: Configuration, kind: str) -> float:
     groups = grouped(starts, axis, tiles_a_forward(patch, kind))
     depth = max(min(group[-1] + patch[axis], shape[axis]) - group[0] for group in groups)
     return FLOAT * configuration.network.classes * depth * math.prod(shape) / shape[axis]
-
-
-def tiles_a_forward(patch: Sequence[int], kind: str) -> int:
-    """How many tiles go through the network at once."""
-    return max(1, VOXELS_A_FORWARD[kind] // math.prod(patch))
 
 
 def tile_shape(configuration: Configuration) -> tuple[int, ...]:

@@ -7,12 +7,12 @@ nothing of what was chosen. `--min-volume` has `liver=0.5`, or `0.5` for all, in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from medseg.errors import InputError
 from medseg.imaging.structures import alike
-from medseg.inference.named import Named, known_name, named_values
+from medseg.inference.named import Named, known_name, named_values, words_of
 from medseg.inference.records import Cleaning
 from medseg.planning.plan import Plan
 
@@ -44,7 +44,7 @@ def overridden(
     typed: Mapping[Kind, Sequence[str]] = {"at_least": min_volume, "largest": largest, "fill": fill}
     steps = list(chosen)
     for kind, texts in typed.items():
-        words = list(_words(texts, known))
+        words = list(words_of(texts, known))
         volumes_ml = _asked(kind, [word for word in words if alike(word) != NONE], known, each)
         if NONE in map(alike, words):
             steps = [step for step in steps if step.kind != kind]
@@ -54,15 +54,6 @@ def overridden(
             if ml > 0 or kind != "at_least":
                 steps.append(Cleaning(kind=kind, values=known[name], what=name, ml=ml))
     return tuple(steps)
-
-
-def _words(texts: Sequence[str], known: Named) -> Iterator[str]:
-    """What stands between commas; a comma may also be part of a name, if the whole text is one."""
-    names = set(map(alike, known))
-    for text in texts:
-        name, _, number = text.rpartition("=")
-        whole = alike(text) in names or (alike(name) in names and "," not in number)
-        yield from (text,) if whole else (word.strip() for word in text.split(",") if word.strip())
 
 
 def _asked(kind: Kind, words: Sequence[str], known: Named, each: Sequence[str]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -56,6 +57,12 @@ class Predictor:
         weights = {name: [model.card.weights_sha256 for model in models] for name, models in self.models.items()}
         return hashlib.sha256(repr((told, sorted(weights.items()))).encode()).hexdigest()
 
+    @cached_property
+    def taught(self) -> str:
+        """Changes whenever held-out cases or training scans teach something else of predictions."""
+        said = [one.model_dump_json() if one is not None else "" for one in (self.trust, self.familiar)]
+        return hashlib.sha256(repr(said).encode()).hexdigest()
+
 
 def load_predictor(path: Path, device: torch.device, folds: Folds = None) -> Predictor:
     """Load what a run's `selected.json` names, else all finished folds of the configuration that was planned; of a
@@ -78,6 +85,7 @@ def kept_folds(there: Sequence[str], folds: Folds, of: str, where: Path) -> tupl
         RunError: one that is named is not there.
         InputError: none is to be used.
     """
+    folds = (folds,) if isinstance(folds, str) else folds
     ordered = sorted(there, key=fold_order)
     if folds is not None and not isinstance(folds, int):
         missing = [fold for fold in folds if fold not in there]
@@ -100,7 +108,7 @@ def _of_run(run: Path, device: torch.device, folds: Folds) -> Predictor:
         found[name] = [fold for fold in every if fold.name in kept]
     models = {name: [load_model(fold, device) for fold in of] for name, of in found.items()}
     used = {fold.name for of in found.values() for fold in of}
-    predictor = _predictor(members, models, used, selection, _stale(run, selection))
+    predictor = _predictor(members, models, used, selection, stale_choice(run, selection))
     trust, familiar = read_trust(run, members[0])
     return replace(predictor, trust=trust, familiar=familiar)
 
@@ -138,8 +146,8 @@ def _predictor(
     return Predictor(shown, members, models, folds, cleaning, said, qualities=selection.qualities)
 
 
-def _stale(run: Path, selection: Selection | None) -> Told:
-    """That a choice was made of other folds than the run holds now."""
+def stale_choice(run: Path, selection: Selection | None) -> Told:
+    """That `medseg select` chose among other folds than the run holds now, where it did."""
     if selection is None:
         return ()
     compared = {name for one in selection.candidates for name in one.members}

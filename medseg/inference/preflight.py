@@ -122,7 +122,9 @@ def _need(scan: Scan, predictor: Predictor, used: Mapping[Name, Configuration], 
     need = need_of(grid, used, predictor.plan.values, asked.formats_of(scan), kind, spooled)
     outputs = used[predictor.members[0]].network.classes
     maps = (outputs if asked.probabilities else 0) + asked.uncertainty  # of 16 bits, before they are packed
-    return replace(need, disk_bytes=need.disk_bytes + 2.0 * maps * need.voxels)
+    map_bytes = 2.0 * maps * need.voxels
+    drawn = need.scratch_bytes + 2 * map_bytes  # those of the case before are being written meanwhile
+    return replace(need, disk_bytes=need.disk_bytes + map_bytes, scratch_bytes=drawn)
 
 
 def _rehearsed(
@@ -159,7 +161,7 @@ def _refusal(need: Need, free_bytes: float) -> str:
     if need.least_bytes <= free_bytes:
         return ""
     fits = int(need.slices * max(free_bytes, 0.0) / need.least_bytes)
-    part = f"about {fits} of its {need.slices} slices would fit, or " if fits else ""
+    part = f"about {fits} of its {need.slices} slices head to foot would fit, or " if fits else ""
     return (
         f"[TOO_LARGE] it needs about {_gb(need.least_bytes)} of memory, and {_gb(max(free_bytes, 0.0))} are free; "
         f"{part}use a machine with more memory, or end other programs"
@@ -184,9 +186,10 @@ def _overlapping(needs: Sequence[Need], at_a_time: int) -> float:
 
 
 def _on_gpu(needs: Sequence[Need], passes: Mapping[Name, Timed | None]) -> float | None:
-    """The pass as it was measured, and a scan with its sums, where these lie there."""
+    """The pass as it was measured, and a scan as the network reads it with its sums, where these lie there."""
     held = [one.gpu_bytes for one in passes.values() if one is not None and one.gpu_bytes is not None]
-    return max(held) + max((need.sums_bytes for need in needs), default=0.0) if held else None
+    of_scan = max((need.image_bytes + need.sums_bytes for need in needs), default=0.0)
+    return max(held) + of_scan if held else None
 
 
 def _basis(

@@ -47,7 +47,8 @@ def quality_told(configuration: Configuration, quality: Quality, dice: Mapping[Q
     here = with_quality(configuration, quality)
     ratio = work_of(here) / work_of(configuration)
     if quality == "max" and here.window == configuration.window:
-        return "quality max is the standard one: the network was not trained to see mirrored scans"
+        mirrored = "it is mirrored as planned already" if here.window.mirror_axes else None
+        return f"quality max is the standard one: {mirrored or 'the network was not trained to see mirrored scans'}"
     folds = " and one fold alone" if folds_of(quality) == 1 else ""
     told = f"quality {quality}: {ratio:.2g} times the network's work of the standard one{folds}"
     if dice and quality in dice and "standard" in dice:

@@ -43,6 +43,7 @@ class Prediction(Record):
     stamp: str = ""
     key: str
     model: str  # digest of the weights that made it
+    probabilities_of: tuple[str, ...] = ()  # along the fourth axis of that file, where it was asked for
     outputs: tuple[Output, ...]
 
     @property

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from medseg.compute import autocast, memory_gave_out, release_memory
-from medseg.inference.need import tile_shape, tiles_a_forward
+from medseg.inference.need import tile_shape
+from medseg.inference.tiles import tiles_a_forward
 from medseg.planning.plan import Configuration
 
 AGAIN_BELOW_S = 1.0  # the first pass also sets things up; where it is short, the second one counts

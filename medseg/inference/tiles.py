@@ -34,6 +34,11 @@ def tile_count(shape: Sequence[int], configuration: Configuration) -> int:
     return math.prod(len(tile_starts(n, p, step)) for n, p in zip(shape, patch, strict=True))
 
 
+def tiles_a_forward(patch: Sequence[int], kind: str) -> int:
+    """How many tiles go through the network at once on a device of this kind (cpu or cuda), at most."""
+    return max(1, VOXELS_A_FORWARD[kind] // math.prod(patch))
+
+
 def slab_axis(shape: Sequence[int], configuration: Configuration) -> int:
     """The axis along which slabs go: that with most tiles, of equal ones the last, as scans grow from head to foot."""
     patch, step = configuration.patch, configuration.window.step

@@ -7,7 +7,6 @@ touches leave as a slab: memory holds one tile's depth of planes, however long t
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from medseg.compute import autocast, free_gpu_bytes, memory_gave_out, release_memory
 from medseg.errors import InputError
 from medseg.inference.blending import ROOM_SHARE, Box, Slab, Sums
-from medseg.inference.tiles import VOXELS_A_FORWARD
+from medseg.inference.tiles import tiles_a_forward
 from medseg.inference.trust.disagreement import Disagreement
 from medseg.planning.plan import Configuration
 
@@ -63,7 +62,7 @@ class SlidingWindow:
         self.told: list[str] = []
         self.watch: Disagreement | None = None
         self._networks = list(networks)
-        self._most = max(1, VOXELS_A_FORWARD[device.type] // math.prod(configuration.patch))
+        self._most = tiles_a_forward(configuration.patch, device.type)
         self._measured = device.type != "cuda"
 
     def slabs(self, image_CXYZ: npt.NDArray[np.float32]) -> Iterator[Slab]:
@@ -116,47 +115,55 @@ class SlidingWindow:
 
     def _answers(self, tiles_BCXYZ: Tensor) -> Tensor:
         """Mean logits (B, L, X, Y, Z), with fewer tiles at a time, and at last on the CPU, where memory gives out."""
-        while True:
+        parts: list[Tensor] = []
+        while len(tiles_BCXYZ):
             try:
-                return self._measured_answers(tiles_BCXYZ)
+                parts.append(self._some_answers(tiles_BCXYZ))
             except RuntimeError as error:
-                if not memory_gave_out(error):
+                if not memory_gave_out(error) or not (self._fewer or self._on_gpu):
                     raise
-                self._make_room(error)
-
-    def _measured_answers(self, tiles: Tensor) -> Tensor:
-        """The first tile on a GPU goes alone, and what it took tells how many go together."""
-        device = next(self._networks[0].parameters(), tiles).device
-        parts = []
-        while len(tiles):
-            n = self._most if self._measured else 1
-            before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-            if not self._measured:
-                torch.cuda.reset_peak_memory_stats(device)
-            here = tiles[:n].to(device)
-            parts.append(_forward(self._networks, here, self.configuration, device, self.watch).to(tiles.device))
-            if not self._measured:
-                taken = max(1, torch.cuda.max_memory_allocated(device) - before)
-                self._most = max(1, min(self._most, int(ROOM_SHARE * free_gpu_bytes(device) / taken)))
-                self._measured = True
-            tiles = tiles[n:]
+            else:
+                tiles_BCXYZ = tiles_BCXYZ[len(parts[-1]) :]
+                continue
+            self._make_room()  # once the error is let go, and with it what it holds of the pass
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _make_room(self, error: RuntimeError) -> None:
+    def _some_answers(self, tiles: Tensor) -> Tensor:
+        """Of as many tiles as go together; the first on a GPU goes alone, and what it took tells how many do."""
+        device = next(self._networks[0].parameters(), tiles).device
+        n = self._most if self._measured else 1
+        before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        if not self._measured:
+            torch.cuda.reset_peak_memory_stats(device)
+        here = tiles[:n].to(device)
+        found = _forward(self._networks, here, self.configuration, device, self.watch).to(tiles.device)
+        if not self._measured:
+            taken = max(1, torch.cuda.max_memory_allocated(device) - before)
+            self._most = max(1, min(self._most, int(ROOM_SHARE * free_gpu_bytes(device) / taken)))
+            self._measured = True
+        return found
+
+    @property
+    def _fewer(self) -> bool:
+        """True if several tiles go together; before they are measured one goes alone."""
+        return self._measured and self._most > 1
+
+    @property
+    def _on_gpu(self) -> bool:
+        return any(p.device.type == "cuda" for network in self._networks for p in network.parameters())
+
+    def _make_room(self) -> None:
         """Fewer tiles at a time; a CPU where one tile is too much for the GPU."""
         release_memory(self.device)
-        on_gpu = any(p.device.type == "cuda" for network in self._networks for p in network.parameters())
-        if self._most > 1:
+        if self._fewer:
             self._most //= 2
             self.told.append(f"memory gave out: {self._most} tile(s) at a time")
-        elif on_gpu:
-            for network in self._networks:
-                network.to("cpu")
-            self._measured = True
-            release_memory(self.device)
-            self.told.append("the GPU's memory gave out at a single tile: computed on the CPU")
-        else:
-            raise error
+            return
+        for network in self._networks:
+            network.to("cpu")
+        self._measured = True
+        release_memory(self.device)
+        self.told.append("the GPU's memory gave out at a single tile: computed on the CPU")
 
 
 def _one_value(tile_CXYZ: Tensor) -> tuple[float, ...] | None:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from medseg.errors import InputError, MedsegError
-from medseg.files import sha256
+from medseg.files import sha256, written_together
 from medseg.imaging.formats import with_data
+from medseg.imaging.regrid import is_sheared
 from medseg.imaging.scans import Scan, read_scan
 from medseg.imaging.source import Reading
 from medseg.imaging.volume import Volume
 from medseg.inference.asked import Asked
 from medseg.inference.case import CasePrediction, Ready, Segmenter
 from medseg.inference.manifests import Cases, key_of, stamp_of
+from medseg.inference.predictor import Predictor
 from medseg.inference.records import Prediction, Unread
 from medseg.inference.results import write_results
 from medseg.planning.plan import Plan
@@ -85,7 +87,11 @@ class Work:
             same = stamp_of(scan, now) == record.stamp
         except InputError:
             return False
-        return same and self.cases.stands(record, key_of(record.scan, self.model, self.asked.told_of(scan)))
+        return same and self.cases.stands(record, key_of(record.scan, self.model, self.told_of(scan)))
+
+    def told_of(self, scan: Scan) -> str:
+        """All that a result depends on besides the scan's bytes and the weights, as one text."""
+        return f"{self.asked.told_of(scan)} {self.segmenter.predictor.taught}"
 
     def load(self, scan: Scan) -> Loaded | None:
         """Read and prepare a scan; None if it is done already, which its bytes tell where their times do not.
@@ -94,11 +100,12 @@ class Work:
             InputError, GeometryError: it cannot be read, or its channels are not the plan's.
         """
         began = time.monotonic()
-        seen = scan_seen(scan, self.model, self.asked, time.time())
+        seen = scan_seen(scan, self.model, self.told_of(scan), time.time())
         record = None if self.asked.overwrite else self.cases.done(scan.name)
         if record is not None and self.cases.stands(record, seen.key):
             if record.stamp != seen.stamp:
                 self.cases.finish(record.model_copy(update={"stamp": seen.stamp}))
+            self.cases.settle(scan.name)
             return None
         self.cases.forget(scan.name)
         if not self.asked.formats_of(scan):
@@ -121,14 +128,15 @@ class Work:
         return Answered(loaded.scan, loaded.seen, loaded.readings, found, stages_s)
 
     def write(self, answered: Answered) -> Prediction:
-        """Write the files of a case, each read back, and then its manifest.
+        """Write the files of a case, each read back; when all stand they appear together, and then the manifest.
 
         Raises:
             GeometryError: a file read back is not what was to be written.
             ResourceError: the disk is full.
         """
         began = time.monotonic()
-        record = _written(answered, self)
+        with written_together(self.cases.out, self.cases.folder) as place:
+            record = _written(answered, self, place)
         stages_s = {**answered.stages_s, "write": time.monotonic() - began}
         rounded = {stage: round(seconds, 3) for stage, seconds in stages_s.items()}
         record = record.model_copy(update={"seconds": round(sum(stages_s.values()), 3), "stages_s": rounded})
@@ -136,20 +144,19 @@ class Work:
         return record
 
     def fail(self, scan: Scan, reason: str) -> Unread:
-        """A case is whole, or nothing of it is there."""
+        """Note why nothing new is there of a case."""
         failure = Unread(case=scan.name, reason=reason, model=self.model)
         self.cases.fail(failure)
         return failure
 
 
-def _written(answered: Answered, work: Work) -> Prediction:
-    """The seam: what was found in a scan becomes files, and all that its manifest says of it but the time it took."""
+def _written(answered: Answered, work: Work, place: Path) -> Prediction:
+    """The seam: what was found in a scan becomes files in `place`, and all that its manifest says but the time."""
     scan, readings, found, predictor = answered.scan, answered.readings, answered.found, work.segmenter.predictor
-    results = write_results(work.cases.out, scan, readings, found, predictor, work.asked)
-    notes = [note for reading in readings for note in reading.notes]
-    if predictor.familiar is None:  # else it knows better what is odd
-        notes += warnings_of(readings[0].volume, predictor.plan)
-    notes += found.told
+    results = write_results(place, scan, readings, found, predictor, work.asked)
+    notes = list(notes_of(readings, found, predictor))
+    if found.maps is not None and is_sheared(readings[0].own):
+        notes.append("its maps lie on the straightened grid, its labels on its own")
     return Prediction(
         case=scan.name,
         input=scan.source,
@@ -165,12 +172,22 @@ def _written(answered: Answered, work: Work) -> Prediction:
         stamp=answered.seen.stamp,
         key=answered.seen.key,
         model=predictor.key,
+        probabilities_of=found.maps.names if found.maps is not None and found.maps.probabilities is not None else (),
         outputs=results.outputs,
     )
 
 
-def scan_seen(scan: Scan, model: str, asked: Asked, now: float) -> Seen:
-    """The scan's bytes, and with the model and what was asked the key of its results; `now` is of `time.time`.
+def notes_of(readings: Sequence[Reading], found: CasePrediction, predictor: Predictor) -> Iterator[str]:
+    """What the user should know of a scan and of how it was computed, besides what is odd about it."""
+    yield from (note for reading in readings for note in reading.notes)
+    if predictor.familiar is None:  # else it knows better what is odd
+        yield from warnings_of(readings[0].volume, predictor.plan)
+    yield from found.told
+
+
+def scan_seen(scan: Scan, model: str, told: str, now: float) -> Seen:
+    """The scan's bytes, and with the model and what else results depend on (`told`) the key of its results; `now` is of
+    `time.time`.
 
     The times are taken first: bytes that change while they are read are then not known by them.
 
@@ -179,7 +196,7 @@ def scan_seen(scan: Scan, model: str, asked: Asked, now: float) -> Seen:
     """
     stamp = stamp_of(scan, now)
     digest = sha256(with_data(scan.paths), scan.name)
-    return Seen(digest, stamp, key_of(digest, model, asked.told_of(scan)))
+    return Seen(digest, stamp, key_of(digest, model, told))
 
 
 def warnings_of(scan: Volume, plan: Plan) -> tuple[str, ...]:

@@ -287,9 +287,10 @@ def import_nnunet(
     """Write a model that nnU-Net v2 trained as one file, by way of a run folder that does not stay."""
     from tempfile import TemporaryDirectory
 
-    from medseg.inference.export.model_file import write_model_file
+    from medseg.inference.export.model_file import check_model_file, write_model_file
     from medseg.inference.nnunet.importing import import_nnunet as imported
 
+    check_model_file(out)
     with TemporaryDirectory(prefix="medseg-") as scratch:
         run = Path(scratch) / "run"
         yield from imported(source, run, folds, checkpoint, configuration)

@@ -149,10 +149,9 @@ def _shared(array: Array) -> Array:
     return array
 
 
-def memory_order(array_XYZ: npt.NDArray[Any]) -> tuple[int, int, int]:
+def memory_order(array: npt.NDArray[Any]) -> tuple[int, ...]:
     """The axes from the one with the longest steps in memory to the one with the shortest."""
-    x, y, z = sorted(range(3), key=lambda axis: -abs(array_XYZ.strides[axis]))
-    return x, y, z
+    return tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
 
 
 def cheapest_first(old: Sequence[int], new: Sequence[int]) -> list[int]:

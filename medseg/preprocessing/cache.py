@@ -116,19 +116,20 @@ def prepare_case(job: CacheJob) -> CachedCase:
     return record
 
 
-def predicted_bytes(shape: Sequence[int], target_shape: Sequence[int], channels: int) -> float:
+def predicted_bytes(shape: Sequence[int], target_shape: Sequence[int], channels: int, masked: bool = True) -> float:
     """The peak of the memory that preparing a scan of `shape` on `target_shape` takes, above the process itself.
 
-    All channels as float32 and beside them one more: its bytes as stored while it is read (of up to 4 bytes a voxel),
-    then its crop, here taken as the whole scan. The result of all channels, and beside it one more. The slab that is
-    resampled, before and after (twice, since each axis gives a new one). The label comes when the scan is gone, and
-    needs less.
+    All channels as float32 and beside them half of one: its file, compressed, while it is read (stored in up to 4 bytes
+    a voxel); or all of one, where only what is not zero is normalised (`masked`): then its crop is copied, here taken
+    as the whole scan. The result of all channels, and beside it one more. The slab that is resampled, before and after
+    (twice, since each axis gives a new one). The label comes when the scan is gone, and needs less.
     """
     old, new = math.prod(shape), math.prod(target_shape)
     first = cheapest_first(shape, target_shape)[0]
     rows = min(1.0, ROWS / target_shape[first])
     slab = old * min(1.0, rows + 2 * REACH / shape[first]) + 2 * new * rows
-    return 4.0 * ((channels + 1) * (old + new) + slab) + PIECES_BYTES
+    beside = 1.0 if masked else 0.5
+    return 4.0 * ((channels + beside) * old + (channels + 1) * new + slab) + PIECES_BYTES
 
 
 def case_path(folder: Path, case: str) -> Path:

@@ -68,6 +68,7 @@ class LogitVote:
         self._across = [cells(shape[a], out.shape[a], orders[a]) for a in (q, r)]
         self._table = np.array(table, out.dtype)
         self._painted = painted
+        self._paint = _voter(out.dtype.name)  # here, before threads ask for it: each would compile its own
         self._done = 0
         self._last: tuple[Logits, Classes] | None = None
 
@@ -105,7 +106,7 @@ class LogitVote:
             return
         low, high = planes[0], planes[int(self._along.reach[i])]
         q, r = self._across
-        _voter(self._out.dtype.name)(
+        self._paint(
             *(low[0], high[0], low[1], high[1]),
             *(q.begin, q.reach, q.weight, r.begin, r.reach, r.weight),
             *(self._along.weight[first:stop], self._table, self._out[first:stop], self._painted),

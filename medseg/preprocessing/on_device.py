@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from medseg.preprocessing.axis import Block, Indices, Orders, Pairs, Shape, blocks, cheapest_first, pairs
-from medseg.preprocessing.resample import Resampler
+from medseg.preprocessing.intensity import Scale
+from medseg.preprocessing.resample import ON_CPU, Resampler, ends_of
 from medseg.preprocessing.vote import slabs
 
 SLAB = 1 << 22  # voxels of a label map worked on at a time: more than on a CPU, since a GPU waits at each slab's end
@@ -31,11 +32,15 @@ def on_device(device: torch.device) -> Resampler:
 
 
 def _image(
-    device: torch.device, array_XYZ: npt.NDArray[np.float32], shape: Shape, orders: Orders
+    device: torch.device,
+    array_XYZ: npt.NDArray[np.float32],
+    shape: Shape,
+    orders: Orders,
+    scale: Scale | None = None,
 ) -> npt.NDArray[np.float32]:
     if array_XYZ.shape == shape:
-        return array_XYZ
-    low, high = float(array_XYZ.min()), float(array_XYZ.max())
+        return ON_CPU.image(array_XYZ, shape, orders, scale)
+    low, high = map(float, ends_of(array_XYZ, scale))
     middle = float(np.float32(low / 2 + high / 2))
     out = torch.empty(shape)
     bands = [blocks(old, new, order) for old, new, order in zip(array_XYZ.shape, shape, orders, strict=True)]
@@ -45,13 +50,21 @@ def _image(
         source = torch.from_numpy(np.require(array_XYZ, np.float32, ["C", "W"])).to(device)
         for block in bands[first]:
             start, stop = block.support.start, block.support.stop
-            slab = source.narrow(first, start, stop - start) - middle
+            slab = _on_scale(source.narrow(first, start, stop - start), scale) - middle
             slab = _product(torch.tensor(block.matrix, device=device), slab, first)
             for axis, matrix in matrices.items():
                 slab = _product(matrix, slab, axis)
             rows = out.narrow(first, block.rows.start, len(block.matrix))
             rows.copy_((slab + middle).clamp_(low, high))
     return out.numpy()
+
+
+def _on_scale(slab: Tensor, scale: Scale | None) -> Tensor:
+    if scale is None:
+        return slab
+    if scale.lower is not None and scale.upper is not None:
+        slab = slab.clamp(float(scale.lower), float(scale.upper))
+    return (slab - float(scale.shift)) / float(scale.divisor)
 
 
 def _whole(bands: Sequence[Block], old: int) -> Tensor:

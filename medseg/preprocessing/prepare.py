@@ -15,7 +15,7 @@ from medseg.imaging.grid import Grid, Stored
 from medseg.imaging.volume import LabelMap, Volume, check_channels
 from medseg.preprocessing.axis import pairs
 from medseg.preprocessing.crop import Box, crop_box, slices
-from medseg.preprocessing.intensity import normalised, outline
+from medseg.preprocessing.intensity import Scale, normalised, outline, scale_of
 from medseg.preprocessing.orientation import Turn, turn_to, turned, turned_numbers
 from medseg.preprocessing.resample import (
     LINEAR,
@@ -73,7 +73,8 @@ class Prepared:
 def prepare(channels: Sequence[Volume], settings: PreprocessingSettings, resampler: Resampler = ON_CPU) -> Prepared:
     """Turn, crop, normalise, resample: in this order, so that statistics see measured values.
 
-    Only the crop is copied, one channel at a time; `resampler` says where resampling is done.
+    Nothing of a scan's size is copied but what counts only where it is not zero, one channel at a time; `resampler`
+    says where resampling is done.
 
     Raises:
         GeometryError: the channels are not on one grid, or their number is not the plan's.
@@ -95,7 +96,9 @@ def prepare(channels: Sequence[Volume], settings: PreprocessingSettings, resampl
     inside = outline(cropped) if any(how.nonzero_only for how in settings.channels) else None
     image = np.empty((len(channels), *shape), np.float32)
     for out, channel, how in zip(image, cropped, settings.channels, strict=True):
-        out[...] = _resampled(normalised(channel, how, inside), shape, orders, resampler)
+        scale = scale_of(channel, how)
+        whole = normalised(channel, how, inside) if scale is None else channel
+        out[...] = _resampled(whole, shape, orders, resampler, scale)
     undo = Undo(
         shape=grid.shape,
         affine=tuple((float(r[0]), float(r[1]), float(r[2]), float(r[3])) for r in grid.affine),
@@ -111,16 +114,18 @@ def prepare(channels: Sequence[Volume], settings: PreprocessingSettings, resampl
     return Prepared(image, (sx, sy, sz), undo)
 
 
-def _resampled(channel_XYZ: npt.NDArray[np.float32], shape: Shape, orders: Orders, resampler: Resampler) -> Image:
+def _resampled(
+    channel_XYZ: npt.NDArray[Any], shape: Shape, orders: Orders, resampler: Resampler, scale: Scale | None
+) -> Image:
     """A channel on `shape`; along an axis of order 0 its slices are resampled one by one, each within its own range."""
     if 0 not in orders or channel_XYZ.shape == shape:
-        return resampler.image(channel_XYZ, shape, orders)
+        return resampler.image(channel_XYZ, shape, orders, scale)
     axis = orders.index(0)
     out = np.empty(shape, np.float32)
     nearest = pairs(channel_XYZ.shape[axis], shape[axis], 0).nearest
     x, y, z = (1 if a == axis else n for a, n in enumerate(shape))
     for k in np.unique(nearest):
-        plane = resampler.image(channel_XYZ.take([k], axis), (x, y, z), orders)
+        plane = resampler.image(channel_XYZ.take([k], axis), (x, y, z), orders, scale)
         np.moveaxis(out, axis, 0)[nearest == k] = np.moveaxis(plane, axis, 0)
     return out
 

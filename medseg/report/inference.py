@@ -18,11 +18,11 @@ def predictions_table(predictions: Predictions) -> Table:
     for case in predictions.cases:
         volumes = (number(case.volumes_ml.get(name), 2) for name in names)
         rows.append((case.case, *volumes, _expected(case), number(case.seconds, 1), _look_at(case)))
-    columns = ("case", *(f"{name} ml" for name in names), "Dice >=", "s", "look at")
+    columns = ("case", *(f"{name} ml" for name in names), "Dice ~", "s", "look at")
     by = f"by {' + '.join(predictions.configurations)}"
     remarks = (by, *(f"post-processing of {step}" for step in predictions.postprocessing), predictions.notice)
     if any(one.predicted_dice is not None for case in predictions.cases for one in case.trust):
-        remarks = ("Dice >=: of its structures the lowest predicted Dice, from held-out cases", *remarks)
+        remarks = ("Dice ~: of its structures the lowest predicted Dice, from held-out cases", *remarks)
     return Table(f"Predictions, {len(predictions.folds)} fold(s)", columns, tuple(rows), remarks)
 
 

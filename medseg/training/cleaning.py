@@ -29,7 +29,7 @@ from medseg.inference.records import Cleaning
 from medseg.planning.plan import Plan
 
 VOLUMES_ML = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-RISES = 1e-4  # of a mean Dice; less is lost in the digits that are shown
+RISES = 1e-4  # of the structures' mean Dice, added up; less is lost in the digits that are shown
 FALLS = 1e-9  # rounding
 ALL = "all structures together"
 

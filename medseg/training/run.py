@@ -25,7 +25,7 @@ from medseg.evaluation.cohort import Scores
 from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.inference.model import ModelCard, run_plan
-from medseg.inference.trust.kept import write_trust
+from medseg.inference.trust.kept import is_learned, write_trust
 from medseg.planning.configure import descent
 from medseg.planning.cost import within
 from medseg.planning.explain import counted
@@ -109,14 +109,14 @@ def train(
     scores = cross_validate(run, plan.chosen) if len(jobs) > 1 and not failed else None
     if scores is not None and (different := uneven(job.folder for job in jobs)):
         yield Note(f"the folds were trained very differently: {different}", warning=True)
-    yield from _taught(run, plan.chosen, left)
+    yield from _taught(run, plan.chosen)
     named = {f"fold {fold}": reason for fold, reason in failed.items()}
     yield Trained(run, tuple(_finished(job) for job in jobs if job.is_trained), scores, named)
 
 
-def _taught(run: Path, configuration: Name, trained: Sequence[FoldJob]) -> Iterator[Note]:
+def _taught(run: Path, configuration: Name) -> Iterator[Note]:
     """Learn from the held-out cases, and say how far predictions of new scans can be told to be good or bad."""
-    if not any(job.is_trained for job in trained):
+    if is_learned(run, configuration):
         return
     trust = write_trust(run, configuration)
     if trust is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medseg.cli.app import run_command
-from medseg.errors import MedsegError
+from medseg.errors import INTERRUPTED, MedsegError
 from medseg.inference.records import RESEARCH_USE
 
 VERBS = ("plan", "train", "select", "infer", "evaluate", "export", "import-nnunet", "run", "inspect", "doctor")
@@ -97,3 +97,19 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_an_error_of_several_lines_is_shown_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["inspect", str(tmp_path / "two\nlines")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no SIGTERM from outside")
+def test_an_end_from_outside_is_as_an_interruption() -> None:
+    script = """
+import os, signal, time
+from medseg.cli import app
+def work(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+app.app = work
+app.main(["doctor"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == INTERRUPTED
+    assert "interrupted; run the same command again" in done.stderr

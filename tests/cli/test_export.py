@@ -49,6 +49,7 @@ def test_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         ([], "nothing is asked for; give -o MODEL.medseg, --onnx, --openvino or --monai-bundle"),
         (["-o", "m.onnx"], "a model file is called NAME.medseg"),
+        (["-o", "."], "is a folder; a model file is called NAME.medseg; give -o model.medseg"),
         (["-o", "m.medseg", "--folds", "7"], "fold 7 of 3d is not there"),
     ],
 )

@@ -34,6 +34,12 @@ def test_from_nnunets_folder_to_labels_as_nnunets(
     assert equal > (0.98 if case == "cascade" else 0.995)
 
 
+def test_a_name_that_no_model_file_has_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out in (".", "/", "model.zip"):
+        assert run_command(["import-nnunet", str(tmp_path / "nowhere"), "-o", out]) == 2
+        assert "a model file is called NAME.medseg" in capsys.readouterr().err
+
+
 def test_what_is_no_model_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["import-nnunet", str(tmp_path), "-o", str(tmp_path / "model.medseg")]) == 2
     assert "holds no model of nnU-Net" in capsys.readouterr().err

@@ -90,3 +90,12 @@ def test_the_sums_of_trust_are_those_of_the_labels(model: Model) -> None:
     voxels = {sums.structure: sums.voxels for sums in found.trust.structures}
     values = found.labels.names
     assert voxels == {values[v]: int((found.labels.array == v).sum()) for v in values}
+
+
+def test_what_was_told_of_a_scan_that_failed_is_not_told_of_the_next(model: Model) -> None:
+    segmenter = Segmenter(of(model), CPU)
+    ready = segmenter.ready(scan())
+    segmenter.predict(ready)
+    for window in segmenter._windows.values():
+        window.told.append("memory gave out: 1 tile(s) at a time")
+    assert segmenter.predict(ready).told == ()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import InputError, ResourceError, RunError
 from medseg.events import Note
-from medseg.files import read_record
+from medseg.files import read_record, write_record
 from medseg.imaging.dicom.scanner import scan_dicom
 from medseg.imaging.dicom.seg import read_seg
 from medseg.imaging.grid import Grid
@@ -27,11 +27,13 @@ from medseg.imaging.nifti import read_labels
 from medseg.imaging.scans import Scan
 from medseg.imaging.source import Source
 from medseg.imaging.volume import LabelMap
-from medseg.inference import results
+from medseg.inference import results, work
 from medseg.inference.asked import Asked
 from medseg.inference.case import Segmenter, volumes_ml
 from medseg.inference.folder import Inferred, infer_folder
+from medseg.inference.model import run_plan
 from medseg.inference.records import Predictions
+from medseg.inference.trust.records import Trust
 from medseg.inference.work import scan_seen
 from medseg.planning.plan import Region
 from tests.imaging.build import (
@@ -434,7 +436,7 @@ def test_another_volume_of_the_same_file_is_another_question(tmp_path: Path) -> 
         Scan("a", (Source("dicom", v.paths, dicom=v),), "") for v in (volume, replace(volume, frames=volume.frames[1:]))
     ]
     shared = [Scan("a", (Source("nifti", volume.paths, component=k),), "") for k in (0, 1)]
-    keys = [scan_seen(scan, "", asked, time.time()).key for scan in (*scans, *shared)]
+    keys = [scan_seen(scan, "", asked.told_of(scan), time.time()).key for scan in (*scans, *shared)]
     assert len(set(keys)) == 4
 
 
@@ -449,3 +451,62 @@ def test_failed_dicom_volumes_can_be_found(tmp_path: Path) -> None:
     assert "[GAP]" in reason
     cases = read_record(out / "case_map.json", CaseMap).cases
     assert all("/scans/b/" in path for path in cases[name].paths)
+
+
+def test_what_is_done_stays_where_a_scan_cannot_be_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
+    infer(run, scans, out)
+    before = (out / "scan0.nii.gz").read_bytes()
+    os.utime(scans / "scan0_0000.nii.gz", (1e9, 1e9))  # copied: it must be read to be known again
+
+    seen = work.scan_seen
+
+    def away(scan: Scan, *others: Any) -> Any:
+        if scan.name == "scan0":
+            raise InputError("a file of it cannot be read (input/output error)", "scan0")
+        return seen(scan, *others)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(work, "scan_seen", away)
+        inferred, _ = infer(run, scans, out)
+    assert set(inferred.failed) == {"scan0"}
+    assert (out / "scan0.nii.gz").read_bytes() == before
+    again, _ = infer(run, scans, out)
+    assert again.skipped == 2
+    assert again.predictions.failed == ()
+
+
+def test_a_case_that_fails_while_it_is_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans", 1), tmp_path / "out"
+
+    def too_many(*_: Any) -> Any:
+        raise InputError("has 70000 separate instances")
+
+    monkeypatch.setattr(results, "numbered_instances", too_many)
+    asked = Asked(split=True, probabilities=True, instances=(run_plan(run).structures[0].name,))
+    events = list(infer_folder(run, scans, out, CPU, asked))
+    assert isinstance(events[-1], Inferred)
+    assert set(events[-1].failed) == {"scan0"}
+    assert not list(out.glob("*.nii.gz"))
+    assert not [path for path in out.rglob("*") if path.name.startswith(".part")]
+
+
+def test_what_the_probabilities_are_of_is_in_the_manifest(tmp_path: Path) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans", 1), tmp_path / "out"
+    done = list(infer_folder(run, scans, out, CPU, Asked(probabilities=True)))[-1]
+    (case,) = done.predictions.cases
+    image = nib.load(out / "scan0.probabilities.nii.gz")  # type: ignore[attr-defined]
+    assert len(case.probabilities_of) == image.shape[3]
+    assert case.probabilities_of[0] == "background"
+
+
+def test_what_is_learned_anew_of_predictions_makes_them_anew(tmp_path: Path) -> None:
+    run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans", 1), tmp_path / "out"
+    infer(run, scans, out)
+    assert infer(run, scans, out)[0].skipped == 1
+    fold = next((run / "folds").iterdir())
+    nothing = dict.fromkeys(("ece_before", "ece_after", "dice_error"))
+    write_record(fold / "trust.json", Trust(cases=0, temperature=1.5, structures=(), **nothing))
+    assert infer(run, scans, out)[0].skipped == 0

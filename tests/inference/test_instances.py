@@ -124,3 +124,14 @@ def test_more_instances_than_255_need_two_bytes_and_too_many_are_refused(monkeyp
     monkeypatch.setattr(module, "LARGEST", 511)
     with pytest.raises(InputError, match="512 separate instances"):
         numbered_instances(labels_of(array), "lesion", (1,))
+
+
+@pytest.mark.parametrize("thickness", [0.5, 1.0, 5.0, 20.0])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_the_thickness_of_a_single_slice_does_not_matter(axis: int, thickness: float) -> None:
+    at = np.moveaxis(np.indices((80, 40)), 0, -1)
+    disc = [np.linalg.norm(at - (x, 20), axis=-1) <= 12 for x in (20, 56)]
+    neck = (np.abs(at[..., 1] - 20) <= 2) & (at[..., 0] > 20) & (at[..., 0] < 56)
+    mask = np.expand_dims(disc[0] | disc[1] | neck, axis)
+    spacing = tuple(thickness if a == axis else 1.0 for a in range(3))
+    assert len(numbered_instances(labels_of(mask, spacing), "lesion", (1,)).names) == 2

@@ -75,8 +75,13 @@ def test_done_failed_and_forgotten(tmp_path: Path) -> None:
     assert not cases.stands(done, "another")
     output.write_bytes(b"longer than it was")
     assert not cases.stands(done, "k")
-    cases.fail(Unread(case="a", reason="was cut", model="m"))
-    assert cases.every() == ([], [Unread(case="a", reason="was cut", model="m")])
+    failure = Unread(case="a", reason="could not be read", model="m")
+    cases.fail(failure)
+    assert cases.every() == ([done], [failure])  # nothing says that what was found before is wrong
+    cases.settle("a")
+    assert cases.every() == ([done], [])
+    cases.forget("a")
+    assert cases.every() == ([], [])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cases", "other.nii.gz"]
 
 

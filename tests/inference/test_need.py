@@ -20,8 +20,8 @@ from medseg.inference.need import (
     prepared_shape,
     sums_bytes,
     tile_shape,
-    tiles_a_forward,
 )
+from medseg.inference.tiles import tiles_a_forward
 from medseg.preprocessing.prepare import prepare
 from tests.tiny import CPU, configuration
 
@@ -75,6 +75,21 @@ def test_memory_counts_each_copy_once() -> None:
     assert whole.scratch_bytes == 2 * 4 * 3 * voxels
 
 
+def test_the_second_stage_of_a_cascade_holds_a_channel_for_each_class() -> None:
+    made = configuration(channels=41)
+    made = made.model_copy(update={"preprocessing": configuration().preprocessing, "previous": "lowres"})
+    shape = (50, 40, 30)
+    alone = need_of(grid(shape), {"3d": configuration()}, (1, 2), ("nifti",), "cpu")
+    staged = need_of(grid(shape), {"3d": made}, (1, 2), ("nifti",), "cpu")
+    assert staged.compute_bytes == alone.compute_bytes + 4 * 41 * math.prod(shape)
+    assert staged.image_bytes == 41 * alone.image_bytes == 4 * 41 * math.prod(shape)
+
+
+def test_slices_are_counted_head_to_foot() -> None:
+    assert need_of(grid((512, 500, 120)), {"3d": configuration()}, (1,), ("nifti",), "cpu").slices == 120
+    assert need_of(grid((512, 120, 500), axes="xzy"), {"3d": configuration()}, (1,), ("nifti",), "cpu").slices == 120
+
+
 def test_memory_above_the_scan_does_not_grow_with_its_length() -> None:
     made = configuration()
     short, long = (need_of(grid((64, 64, n)), {"3d": made}, (1, 2), ("nifti",), "cpu") for n in (256, 1024))
@@ -86,6 +101,8 @@ def test_every_format_has_a_size() -> None:
     sizes = {name: disk_bytes(name, 1000, 8) for name in FORMATS}
     assert sizes["seg"] == 250
     assert all(0 <= size <= 1000 for size in sizes.values())
+    one, both = (need_of(grid((9, 9, 9)), {"3d": configuration()}, (1,), of, "cpu") for of in (("sr",), ("sr", "seg")))
+    assert one.disk_bytes == both.disk_bytes > 0  # a report comes with the SEG that it speaks of
 
 
 def test_a_tile_as_the_network_takes_it() -> None:

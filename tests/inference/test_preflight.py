@@ -137,7 +137,7 @@ def test_a_scan_that_cannot_fit_is_refused_with_what_would(
     assert list(expected.refused) == ["large"]
     said = expected.refused["large"]
     assert said.startswith("[TOO_LARGE] it needs about")
-    assert "about 2000 of its 4000 slices would fit" in said or "about 1999 of its 4000" in said
+    assert "about 2000 of its 4000 slices head to foot would fit" in said or "about 1999 of its 4000" in said
     assert expected.seconds == pytest.approx(5**3, rel=0.01)
     free(monkeypatch, 0)
     assert "slices would fit" not in expected_of(segmenter, scans, tmp_path / "out").refused["large"]

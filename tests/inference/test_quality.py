@@ -47,3 +47,9 @@ def test_max_mirrors_where_the_network_knows_it() -> None:
 def test_nothing_but_the_window_changes(quality: str) -> None:
     changed = with_quality(made((2,)), quality)  # type: ignore[arg-type]
     assert changed.model_copy(update={"window": made().window}) == made((2,))
+
+
+def test_max_of_what_mirrors_already_says_so() -> None:
+    planned = made((0, 1))
+    planned = planned.model_copy(update={"window": planned.window.model_copy(update={"mirror_axes": (0, 1)})})
+    assert "mirrored as planned already" in quality_told(planned, "max")

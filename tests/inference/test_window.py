@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medseg.compute import free_gpu_bytes
 from medseg.errors import InputError
-from medseg.inference import blending, window
+from medseg.inference import blending, tiles
 from medseg.inference.tiles import line_weights, slab_axis, tile_count, tile_starts
 from medseg.inference.window import SlidingWindow
 from medseg.networks.table import build_network
@@ -165,7 +165,7 @@ def test_slabs_go_along_the_axis_with_most_tiles_and_hold_a_few_planes(shape: An
 
 
 def test_memory_does_not_grow_with_the_length_of_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(window.VOXELS_A_FORWARD, "cpu", 8**3)
+    monkeypatch.setitem(tiles.VOXELS_A_FORWARD, "cpu", 8**3)
     made = configuration(patch=(8, 8, 8))
     sizes = set()
     for length in (64, 128, 256):
@@ -223,6 +223,39 @@ def test_fewer_tiles_go_together_where_memory_gives_out_and_it_is_said() -> None
     assert len(slider.told) == told  # what fitted once is kept
     with pytest.raises(torch.OutOfMemoryError):
         list(SlidingWindow([GivesOut(0)], configuration(), CPU).slabs(image))
+
+
+def test_tiles_are_counted_once_where_memory_gives_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FailsAt(Same):
+        def __init__(self, *calls: int) -> None:
+            super().__init__()
+            self.calls, self.called = calls, 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.called += 1
+            if self.called in self.calls:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(x)
+
+    class Ballot(list[int]):
+        def vote(self, answer: Tensor) -> None:
+            self.append(len(answer))
+
+    class Watch:
+        ballot, tiles = Ballot, 0
+
+        def count(self, ballot: list[int]) -> None:
+            self.tiles += ballot[0]
+
+    monkeypatch.setitem(tiles.VOXELS_A_FORWARD, "cpu", 8 * 8**3)
+    counted = []
+    for calls in ((), (1, 3)):
+        slider, watch = SlidingWindow([FailsAt(*calls), Same()], configuration(), CPU), Watch()
+        slider.watch = watch  # type: ignore[assignment]
+        list(slider.slabs(image_of(1, 40, 8, 8)))
+        counted.append(watch.tiles)
+        assert len(slider.told) == len(calls)
+    assert counted[0] == counted[1] > 1
 
 
 def test_sums_that_memory_cannot_hold_lie_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -365,27 +365,30 @@ print(len(cases), sum(case.image_CXYZ.nbytes > 0 for case in cases))
 
 
 @pytest.mark.parametrize(
-    ("shape", "spacing", "channels"),
+    ("shape", "spacing", "channels", "masked"),
     [
-        ((128, 128, 96), (1.0, 1.0, 2.0), 1),  # as stored
-        ((128, 128, 96), (2.0, 2.0, 4.0), 1),  # an eighth of the voxels
-        ((96, 96, 40), (1.0, 1.0, 0.5), 1),  # four times the voxels
-        ((96, 96, 64), (1.5, 1.5, 1.5), 3),
+        ((128, 128, 96), (1.0, 1.0, 2.0), 1, False),  # as stored
+        ((128, 128, 96), (2.0, 2.0, 4.0), 1, False),  # an eighth of the voxels
+        ((128, 128, 96), (2.0, 2.0, 4.0), 1, True),
+        ((96, 96, 40), (1.0, 1.0, 0.5), 1, False),  # four times the voxels
+        ((96, 96, 64), (1.5, 1.5, 1.5), 3, False),
     ],
 )
-def test_the_memory_that_a_case_takes_is_known_before(tmp_path, shape, spacing, channels):
+def test_the_memory_that_a_case_takes_is_known_before(tmp_path, shape, spacing, channels, masked):
     """Never more than predicted, and not less than half of it."""
     names = [f"MR {k}" for k in range(channels)]
     write_dataset(tmp_path / "data", n=1, channels=names, shape=shape)
     dataset = find_dataset(tmp_path / "data")
-    settings = PreprocessingSettings(spacing_mm=spacing, channels=(Normalisation(kind="zscore"),) * channels)
+    settings = PreprocessingSettings(
+        spacing_mm=spacing, channels=(Normalisation(kind="zscore", nonzero_only=masked),) * channels
+    )
     job = CacheJob(dataset.cases[0], dataset, settings, tmp_path / "cache")
     prepare_case(a_job(tmp_path / "small"))  # what is imported or kept for good is not meant
     tracemalloc.start()
     record = prepare_case(job)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.5 < peak / predicted_bytes(shape, record.undo.prepared_shape, channels) < 1
+    assert 0.5 < peak / predicted_bytes(shape, record.undo.prepared_shape, channels, masked) < 1
 
 
 def dies(*_: object) -> np.ndarray:

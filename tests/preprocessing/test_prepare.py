@@ -139,7 +139,7 @@ def test_the_scan_that_is_given_stays_as_it_is(how):
 def test_resampling_is_done_where_it_is_said_to_be():
     calls: list[tuple[Any, ...]] = []
 
-    def image_of(array: Any, shape: Any, orders: Any) -> Any:
+    def image_of(array: Any, shape: Any, orders: Any, scale: Any = None) -> Any:
         calls.append((array.dtype, shape, orders))
         return np.full(shape, 7, np.float32)
 

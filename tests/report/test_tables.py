@@ -94,7 +94,7 @@ def test_predictions_with_failures_and_warnings() -> None:
         )
     )
     assert cells(table) == "b|-|-|-|failed: is cut\na|12.35|-|1.2|is odd; is small"
-    assert table.columns == ("case", "liver ml", "Dice >=", "s", "look at")  # no case has a volume of the lesion
+    assert table.columns == ("case", "liver ml", "Dice ~", "s", "look at")  # no case has a volume of the lesion
     assert table.remarks == ("by 3d + 2d", "post-processing of liver: holes are filled", RESEARCH_USE)
 
 
@@ -109,7 +109,7 @@ def test_volumes_of_regions_and_what_a_mean_is_over() -> None:
         cases=(),
         failed=(),
     )
-    assert predictions_table(made).columns == ("case", "whole ml", "core ml", "Dice >=", "s", "look at")
+    assert predictions_table(made).columns == ("case", "whole ml", "core ml", "Dice ~", "s", "look at")
     of_regions = scores(("liver", 0.9)).model_copy(update={"mean_over": ("whole", "core")})
     assert "the mean, and that of a case, is over the regions: whole, core" in scores_table(of_regions).remarks
     assert "over the regions" not in " ".join(scores_table(scores(("liver", 0.9))).remarks)

@@ -274,6 +274,26 @@ def test_a_finished_fold_is_kept(tmp_path: Path) -> None:
     assert (run / "folds/3d/0/model.safetensors").stat().st_mtime_ns == before
 
 
+def test_trust_that_an_interruption_left_out_is_learned_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned_run(tmp_path)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medseg.training.run.write_trust", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, budget=Budget(steps=1))
+    monkeypatch.undo()
+    assert (run / "folds/3d/0/model.json").is_file()
+    for learned in (True, False):
+        events = list(train(run, ["0"], Budget(steps=1), CPU))
+        assert any(isinstance(e, Note) and e.text.startswith("trust learned from") for e in events) == learned
+        assert (run / "folds/3d/trust.json").is_file()
+        assert (run / "folds/3d/familiar.json").is_file()
+
+
 def test_interrupted_and_resumed_is_as_never_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     whole, broken = planned_run(tmp_path / "a"), planned_run(tmp_path / "b")

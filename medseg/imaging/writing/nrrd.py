@@ -53,7 +53,8 @@ def write_seg_nrrd(path: Path, result: Result) -> Written:
             SimpleITK.WriteImage(image, str(beside), useCompression=True, compressionLevel=_LEVEL)
         except RuntimeError as error:  # it tells of a full disk and of bad names alike, and with the whole path
             raise ResourceError("cannot be written", path, "free some space or choose another folder") from error
-        deviation = compared(*read_by_itk(beside), labels)
+        array, grid = read_by_itk(beside)
+        deviation = compared([array], grid, labels)
         _check_fields(beside, fields)
     return Written(path, deviation)
 

@@ -10,13 +10,13 @@ import torch
 
 from medseg.errors import InputError
 from medseg.events import Advanced, Event, Note, Stage
-from medseg.inference.export.model_file import write_model_file
+from medseg.inference.export.model_file import check_model_file, write_model_file
 from medseg.inference.export.network import Exportable, exportable
 from medseg.inference.export.summary import Difference, ExportSummary, Written
 from medseg.inference.export.to_monai import write_bundle
 from medseg.inference.export.to_onnx import write_onnx
 from medseg.inference.export.to_openvino import write_openvino
-from medseg.inference.predictor import Predictor, load_predictor
+from medseg.inference.predictor import Predictor, load_predictor, read_selection, stale_choice
 from medseg.planning.explain import counted
 from medseg.planning.plan import Name
 
@@ -70,6 +70,10 @@ def export(source: Path, wish: Wish) -> Iterator[Event | Exported]:
     if wish.out is not None:
         if source.is_file():
             raise InputError("is a model file already", source, "copy it, or leave -o out")
+        check_model_file(wish.out)
+    if source.is_dir():
+        yield from (Note(told, warning) for told, warning in stale_choice(source, read_selection(source)))
+    if wish.out is not None:
         yield Stage("pack", 1, "weights, plan, codes, scores and hashes in one file")
         record = write_model_file(source, wish.out, wish.folds, wish.licence, wish.notes)
         told = counted(len(record.models), "network")
@@ -102,16 +106,19 @@ def _others(predictor: Predictor, wish: Wish) -> Iterator[Event | Written]:
         difference = write(path, network)
         yield Advanced(done, path.name)
         yield Note(f"{path.name} ({network.words}) {difference.words}")
-        size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*") if file.suffix in _SUFFIXES[form])
+        files = (path, path.with_suffix(".bin")) if form == "openvino" else (path,)
+        size = sum(file.stat().st_size for file in files)
         yield Written(form=form, name=path.name, networks=network.words, bytes=size, difference=difference)
     if wish.bundle is not None:
         yield Stage("bundle", 1, "a MONAI bundle, run on a small made-up scan afterwards")
         bundle = write_bundle(wish.bundle, predictor, wish.licence)
         yield Advanced(1, wish.bundle.name)
         yield Note(f"{wish.bundle.name} ({bundle.networks}) {bundle.difference.words}")
-        yield Note(
-            f"on a made-up scan its own preparation and window find {100 * bundle.agreement:.2f} % as medseg does"
-        )
+        if bundle.agreement is None:
+            yield Note("on a made-up scan it labels hardly a voxel: only its preparation and network were compared")
+        else:
+            told = f"{100 * bundle.agreement:.2f} % of the labelled voxels as medseg does"
+            yield Note(f"on a made-up scan its own preparation and window find {told}")
         yield Written(
             form="monai",
             name=wish.bundle.name,
@@ -120,9 +127,6 @@ def _others(predictor: Predictor, wish: Wish) -> Iterator[Event | Written]:
             difference=bundle.difference,
             agreement=bundle.agreement,
         )
-
-
-_SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
 
 
 def _networks(predictor: Predictor) -> list[tuple[Name, str, Exportable]]:

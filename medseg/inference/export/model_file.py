@@ -26,16 +26,16 @@ _TOLD = ("medseg", "torch", "monai", "numpy", "safetensors")  # whose versions s
 def write_model_file(run: Path, out: Path, folds: Sequence[str] = (), licence: str = "", notes: str = "") -> ModelFile:
     """Write the finished folds of a run, of what was planned or selected, as one file; its record.
 
-    folds: names of those that are taken, all unless given. licence: of the weights. The file says nothing of a single
-    case: no path, no name of a case, no picture.
+    folds: names of those that are taken, all unless given. licence: of the weights. The file holds no path, no
+    name of a case and no picture, but a digest of each training scan's voxels (`Origin.scans`), by which whoever has
+    the very same scan can tell that the model was trained on it.
 
     Raises:
         RunError: `run` is not a run, or a fold is not finished.
         InputError: a model is damaged, or `out` cannot be a model file.
         ResourceError: the disk is full or `out` cannot be written to.
     """
-    if out.suffix != SUFFIX or out.is_dir():
-        raise InputError(f"a model file is called NAME{SUFFIX}", out, f"give -o {out.with_suffix(SUFFIX).name}")
+    check_model_file(out)
     plan, selection = run_plan(run), read_selection(run)
     members = selection.members if selection else (plan.chosen,)
     trust, familiar = read_trust(run, members[0])
@@ -59,6 +59,18 @@ def write_model_file(run: Path, out: Path, folds: Sequence[str] = (), licence: s
     )
     pack(out, record, [fold / "model.safetensors" for of in found.values() for fold in of])
     return record
+
+
+def check_model_file(out: Path) -> None:
+    """Make sure that a model file can be called so.
+
+    Raises:
+        InputError: it is a folder, or has another suffix.
+    """
+    if out.is_dir():
+        raise InputError(f"is a folder; a model file is called NAME{SUFFIX}", out, f"give -o {out / f'model{SUFFIX}'}")
+    if out.suffix != SUFFIX:
+        raise InputError(f"a model file is called NAME{SUFFIX}", out, f"give -o {out.stem}{SUFFIX}")
 
 
 def _folds(run: Path, configuration: Name, folds: Sequence[str]) -> list[Path]:

@@ -19,6 +19,7 @@ from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 VERSION = "1.0.0"
 TILES = 2  # at a time
+_INSTEAD = "export the model as ONNX: --onnx FILE"
 Transform = dict[str, Any]
 
 
@@ -92,15 +93,17 @@ def _normalising(channels: tuple[Normalisation, ...]) -> list[Transform]:
     how = channels[0]
     if any(other != how for other in channels):
         what = "its channels are normalised in different ways, which a MONAI bundle of medseg cannot hold"
-        raise InputError(what, fix="export the model as ONNX")
+        raise InputError(what, fix=_INSTEAD)
     match how.kind:
         case "ct":
             low, high = ((bound - how.mean) / how.sd for bound in (how.lower, how.upper))
             bounds = {"a_min": how.lower, "a_max": how.upper, "b_min": low, "b_max": high, "clip": True}
             return [{"_target_": "ScaleIntensityRanged", "keys": "image", **bounds}]
+        case "zscore" if how.nonzero_only:  # MONAI takes in each channel what is not zero there
+            what = "its scans are normalised within the outline of all channels, which a MONAI bundle cannot hold"
+            raise InputError(what, fix=_INSTEAD)
         case "zscore":
-            each: Transform = {"nonzero": how.nonzero_only, "channel_wise": True}
-            return [{"_target_": "NormalizeIntensityd", "keys": "image", **each}]
+            return [{"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}]
         case "minmax":
             return [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0, "channel_wise": True}]
         case "rgb":
@@ -198,9 +201,13 @@ def _tensor(channels: int, shape: list[int], modality: str, told: dict[int, str]
     }
 
 
-def readme(network: Exportable, name: str, agreement: float) -> str:
-    """`README.md`: what it is, how to run it, and where it differs from medseg."""
+def readme(network: Exportable, name: str, agreement: float | None) -> str:
+    """`README.md`: what it is, how to run it, and where it differs from medseg; agreement: see `Written`."""
     plan = network.plan
+    if agreement is None:
+        compared = "both label hardly a voxel: only the preparation and the network were compared with medseg's."
+    else:
+        compared = f"{100 * agreement:.2f} % of the voxels that either labels were as medseg finds them."
     values = "\n".join(f"- {structure.value}: {structure.name}" for structure in plan.structures)
     return f"""# {name}
 
@@ -217,5 +224,6 @@ Run it (needs `pytorch-ignite`) on scans named `<case>_0000.nii.gz`, further cha
 
 `models/model.ts` computes what medseg's network computes. Scans are prepared and slid over by MONAI's transforms, which
 interpolate a little differently and weigh tiles otherwise near a scan's corners; mirroring and post-processing are not
-part of the bundle. On a made-up scan {100 * agreement:.2f} % of voxels were as medseg finds them.
+part of the bundle. On a made-up scan, without these,
+{compared}
 """

@@ -1,6 +1,8 @@
-"""What a model file says of itself: `model.json` in it, without torch, and without anything that tells of one patient.
+"""What a model file says of itself: `model.json` in it, without torch.
 
-The training data are there as a whole: ranges and pooled intensities, no case, no name, no picture.
+The training data are there as a whole: ranges and pooled intensities, no name, no picture. But the cards of the
+models hold a digest of each training scan's voxels (`Origin.scans`): it says nothing of the scan, yet whoever has the
+very same scan can tell by it that the model was trained on it.
 """
 
 from __future__ import annotations

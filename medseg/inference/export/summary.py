@@ -35,8 +35,9 @@ class Difference(Record):
 class Written(Record):
     """One thing that was written: its name, the networks in it, its bytes, and how far it is from torch.
 
-    difference: None of a model file, which holds the very weights. agreement: of a MONAI bundle, the share of voxels of
-    a small made-up scan that its own preparation and window and medseg's find alike.
+    difference: None of a model file, which holds the very weights. agreement: of a MONAI bundle, and of the voxels that
+    it or medseg labels in a small made-up scan, the share that its own preparation and window and medseg's, without
+    mirroring and post-processing, find alike; None of so few that they tell nothing.
     """
 
     form: str

@@ -44,7 +44,8 @@ def save_onnx(path: Path, network: Exportable) -> None:
         InputError: the network cannot be written so.
     """
     if sum(p.numel() * p.element_size() for p in network.portable.state_dict().values()) > MOST_BYTES:
-        raise InputError(f"{network.words} is larger than the 2 GB that an ONNX file holds", fix="export fewer folds")
+        what = f"{network.words} is larger than the 2 GB that an ONNX file holds"
+        raise InputError(what, fix="export the model as a MONAI bundle: --monai-bundle DIR")
     example = torch.zeros((2, network.channels, *network.patch))  # of 2: a batch of 1 would be taken for the only size
     try:
         with quiet():

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from medseg.errors import explained
 from medseg.files import written_whole
 from medseg.inference.export.network import Batch, Exportable, compared, need, refuse_different
 from medseg.inference.export.summary import Difference
@@ -36,6 +37,8 @@ def write_openvino(path: Path, network: Exportable) -> Difference:
             openvino.save_model(model, made, compress_to_fp16=False)
         difference = compared(network, OpenVino(made))
         refuse_different(difference, f"OpenVINO of {network.words}")
+        with explained(path):
+            path.unlink(missing_ok=True)  # an older one would name weights that are not its own
         for suffix in (".bin", ".xml"):  # what names the weights comes last
             with written_whole(path.with_suffix(suffix)) as beside:
                 shutil.copyfile(made.with_suffix(suffix), beside)

@@ -78,7 +78,7 @@ class _Seen:
 
     labels_ABC: Labels
     image_ABC: npt.NDArray[Any]
-    order: tuple[int, int, int]
+    order: tuple[int, ...]
     grid: Grid
     islands: Islands
     field: Box

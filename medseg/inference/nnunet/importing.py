@@ -161,7 +161,7 @@ def _card(stage: _Stage, fold: str, trained: Checkpoint, plan: Plan) -> ModelCar
 
 
 def _validation(path: Path, plan: Plan) -> tuple[int, dict[str, float]]:
-    """Number of validation cases and mean Dice by structure, where nnU-Net wrote them down; paths in it are left."""
+    """Number of validation cases and mean Dice by structure, of which nnU-Net wrote numbers; paths in it are left."""
     if not path.is_file():
         return 0, {}
     told: Any = read_json(path)
@@ -169,6 +169,8 @@ def _validation(path: Path, plan: Plan) -> tuple[int, dict[str, float]]:
         str(region.values[0]): region.name for region in plan.regions if len(region.values) == 1
     }
     keys = keys or {str(structure.value): structure.name for structure in plan.structures}
-    means = told.get("mean") or {}
-    found = {keys[key]: float(one["Dice"]) for key, one in means.items() if key in keys}
-    return len(told.get("metric_per_case") or ()), {name: d for name, d in found.items() if math.isfinite(d)}
+    means, cases = told.get("mean"), told.get("metric_per_case")
+    entries = {key: one for key, one in means.items() if isinstance(one, dict)} if isinstance(means, dict) else {}
+    found = {keys[key]: one.get("Dice") for key, one in entries.items() if key in keys}
+    dice = {name: float(d) for name, d in found.items() if isinstance(d, int | float) and math.isfinite(d)}
+    return len(cases) if isinstance(cases, list) else 0, dice

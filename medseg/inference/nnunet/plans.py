@@ -237,14 +237,19 @@ def _resampling(theirs: TheirConfiguration, folder: Path) -> Resampling:
     linear = functions == {LINEAR_FUNCTION}
     order = 1 if linear else image.order
     known = linear or (functions == {SPLINE_FUNCTION} and answers.order == 1)
-    alike = image.force_separate_z == answers.force_separate_z and image.force_separate_z is not True
-    if not known or order not in (1, 3) or not alike or image.order_z or answers.order_z:
+    unless_told = None if linear else False  # as the functions have it
+    forced, answers_forced = (
+        keys.force_separate_z if "force_separate_z" in keys.model_fields_set else unless_told
+        for keys in (image, answers)
+    )
+    alike = forced == answers_forced and forced is not True
+    if not known or order not in (1, 3) or not alike or not (image.usual and answers.usual):
         told = ", ".join(
-            f"{f} {k.model_dump(exclude_none=True)}"
+            f"{f} {k.model_dump(exclude_unset=True)}"
             for f, k in ((theirs.resampling_fn_data, image), (theirs.resampling_fn_probabilities, answers))
         )
         raise InputError(f"resamples in a way that medseg does not know ({told})", folder)
-    thick: Literal["nearest", "alike"] = "nearest" if image.force_separate_z is None else "alike"
+    thick: Literal["nearest", "alike"] = "nearest" if forced is None else "alike"
     return Resampling(order=1 if order == 1 else 3, thick=thick, float32_spacing=True)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from medseg.errors import InputError, explained
 
 _FOLD = re.compile(r"fold_(all|\d+)")
 _WANTED = re.compile(
-    r"(?P<above>(?:[^/]+/)*)(?P<model>[^/]+__[^/]+__[^/]+)/"
+    r"(?P<above>(?:[^/]+/)*)(?P<model>[^/:\\]+__[^/:\\]+__[^/:\\]+)/"  # `D:` and `\` lead elsewhere on Windows
     r"(?P<file>(?:plans|dataset)\.json|fold_(?:all|\d+)/(?:checkpoint_(?:final|best)\.pth|validation/summary\.json))"
 )
 
@@ -60,7 +62,7 @@ def _unpacked(source: Path, scratch: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(name) as packed, target.open("wb") as unpacked:
                         shutil.copyfileobj(packed, unpacked, 1 << 20)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError("is neither a folder nor a whole zip", source) from error
 
 
@@ -68,15 +70,19 @@ def chosen_model(models: Sequence[Path], configuration: str, source: Path) -> Pa
     """The one model folder, or that of the configuration that was asked for (`3d_fullres`).
 
     Raises:
-        InputError: none is of that name, or there are several and none was asked for.
+        InputError: none is of that name, or there are several.
     """
-    names = {configuration_of(model): model for model in models}
-    if configuration and configuration not in names:
+    names = dict.fromkeys(map(configuration_of, models))
+    found = [model for model in models if configuration in ("", configuration_of(model))]
+    if not found:
         raise InputError(f"holds no configuration {configuration}", source, f"choose among {', '.join(names)}")
-    if not configuration and len(models) > 1:
-        fix = f"choose one by --configuration: {', '.join(names)}"
-        raise InputError(f"holds {len(models)} models", source, fix)
-    return names[configuration] if configuration else models[0]
+    if len(found) == 1:
+        return found[0]
+    if len(names) == len(models):
+        raise InputError(f"holds {len(found)} models", source, f"choose one by --configuration: {', '.join(names)}")
+    folders = ", ".join(str(model.relative_to(source)) if source.is_dir() else model.name for model in found)
+    fix = f"name one of its folders{'' if source.is_dir() else ', unpacked'}: {folders}"
+    raise InputError(f"holds {len(found)} models{f' of {configuration}' if configuration else ''}", source, fix)
 
 
 def configuration_of(model: Path) -> str:

@@ -1,7 +1,7 @@
 """What is read of nnU-Net's own files: dataset.json, plans.json and summary.json, checked before anything rests on it.
 
-Keys that are not named here say nothing about prediction and are passed over; of an architecture's keys none may be
-unknown, since each changes the network.
+Keys that are not named here say nothing about prediction and are passed over; of the keys of an architecture and of
+resampling none may be unknown, since each changes the network or what it sees.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.errors import InputError
 
 FEATURES_3D, FEATURES_2D = 320, 512
+ANISOTROPIC = 3  # times the finest spacing
 
 
 class _Theirs(BaseModel):
@@ -61,12 +62,31 @@ class Architecture(_Theirs):
     arch_kwargs: NetworkKeys
 
 
-class ResamplingKeys(_Theirs):
-    """What a resampling function is told; those of torch name no order and are linear."""
+class ResamplingKeys(BaseModel):
+    """What a resampling function is told; where nothing else stands here, what it takes unless told.
 
-    order: int | None = None
+    force_separate_z: unless told one function takes None and the other False. The last three say how labels are
+    resampled, and where.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    order: int = 3
     order_z: int = 0
     force_separate_z: bool | None = None
+    separate_z_anisotropy_threshold: float = ANISOTROPIC
+    mode: str = "linear"
+    aniso_axis_mode: str = "nearest-exact"
+    is_seg: Literal[False] = False
+    memefficient_seg_resampling: Any = None
+    num_threads: Any = None
+    device: Any = None
+
+    @property
+    def usual(self) -> bool:
+        """True if thick slices are those that nnU-Net calls so, and are resampled as it does unless told."""
+        thick = self.order_z, self.separate_z_anisotropy_threshold, self.mode, self.aniso_axis_mode
+        return thick == (0, ANISOTROPIC, "linear", "nearest-exact")
 
 
 class TheirConfiguration(_Theirs):
@@ -112,15 +132,20 @@ class TheirPlans(_Theirs):
         """
         told: dict[str, Any] = {}
         visited: list[str] = []
-        here: str | None = name
+        here: Any = name
         while here is not None:
-            if here not in self.configurations or here in visited:
+            if not isinstance(here, str) or here not in self.configurations or here in visited:
                 raise InputError(f"its plans hold no whole configuration {name}", where)
             visited.append(here)
             own = self.configurations[here]
             told = {**own, **told}
             here = own.get("inherits_from")
-        return _checked(TheirConfiguration, _with_architecture(told), where, f"configuration {name}")
+        try:
+            told = _with_architecture(told)
+        except (KeyError, TypeError) as error:
+            what = f"its configuration {name} is not as nnU-Net before version 2.4 writes it ({error})"
+            raise InputError(what, where) from error
+        return _checked(TheirConfiguration, told, where, f"configuration {name}")
 
 
 class TheirDataset(_Theirs):

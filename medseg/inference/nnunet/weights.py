@@ -37,10 +37,10 @@ def converted(theirs: Mapping[str, Tensor], settings: NetworkSettings, axes: Axe
         source = theirs.get(names[name])
         if source is None:
             raise InputError(f"lacks weights of the network that its plans describe: {names[name]}", where)
-        tensor = axes.weight(source).to(torch.float32).contiguous()
+        tensor = axes.weight(source) if source.ndim == len(shape) else source
         if tensor.shape != shape:
             raise InputError(f"holds weights of another shape than its plans describe: {names[name]}", where)
-        state[name] = tensor
+        state[name] = tensor.to(torch.float32).contiguous()
     return state
 
 

@@ -22,7 +22,7 @@ def assess(
 
     volumes_ml: of what is written, after post-processing. agreement: of folds and mirrors (`Disagreement`). odd: what
     is unlike the training scans (`unfamiliar`): then held-out cases say nothing of this one, a network may be sure and
-    wrong, and there is no interval.
+    wrong: no Dice is predicted, there is no interval, and every structure is to be looked at.
     """
     fits = {fit.structure: fit for fit in trust.structures} if trust else {}
     agreed = agreement or {}
@@ -35,12 +35,12 @@ def assess(
 
 def _of_unlike_scan(found: StructureTrust, odd: Sequence[Oddity]) -> StructureTrust:
     """What is left of it, and what to look at."""
-    nothing = dict.fromkeys(("dice_low", "dice_high", "volume_low_ml", "volume_high_ml", "coverage"))
+    nothing = dict.fromkeys(("predicted_dice", "dice_low", "dice_high", "volume_low_ml", "volume_high_ml", "coverage"))
     concern = max(found.concern, min(ODD * max(one.times for one in odd), 1.0))
     told = f"Dice of {found.predicted_dice:.2f} would be expected, but " if found.predicted_dice is not None else ""
     here = "" if found.volume_ml > 0 else "not found: "
     words = f"{here}look at it: {told}the scan is unlike the training scans"
-    return found.model_copy(update={**nothing, "concern": round(concern, 4), "words": words})
+    return found.model_copy(update={**nothing, "concern": round(concern, 4), "look": True, "words": words})
 
 
 def _structure(

@@ -69,9 +69,9 @@ class Learned(Record):
 class Familiar(Record):
     """What the training scans look like, in the axes of the network. learned: None of fewer than `FEWEST` scans.
 
-    spacing, size: of the scans as they are stored, smallest and largest. box: the usual size of the network's input.
-    absolute, nonzero: for each channel whether values are comparable between scans, and whether only voxels count that
-    are not zero.
+    spacing: of the scans as they are stored, smallest and largest; size: smallest; tilt: largest. box: the usual size
+    of the network's input. absolute, nonzero: for each channel whether values are comparable between scans, and whether
+    only voxels count that are not zero.
     """
 
     version: int = VERSION

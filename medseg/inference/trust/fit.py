@@ -7,6 +7,7 @@ five cases as with two hundred, and stays monotone far away from the held-out ca
 
 Intervals are conformal: quantiles of how far other cases were off, each predicted by what the others taught (jackknife;
 Vovk et al. 2005, Barber et al. 2021). They are relative to the predicted error, so that a doubtful scan has a wide one.
+Structures of one case are alike, so what is counted, and left out, are whole cases.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,41 +25,100 @@ from medseg.inference.trust.calibration import AS_IT_IS, TEMPERATURES, best_temp
 from medseg.inference.trust.records import CaseTrust, StructureFit, StructureSums, Trust
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+T = TypeVar("T", float, Floats)
 
-FEWEST = 5  # errors that an interval is made of
+FEWEST = 5  # cases that tell anything
 SHRUNK = 5.0  # the ratio of all structures counts as much as so many cases
 COVERAGE = 0.9
 RARELY = 0.05
 LEAST = 0.005  # an error of Dice: below it ratios mean nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Found:
-    """A structure that was found in a held-out case: what was expected of it, and what it was."""
+    """Structures that were found in held-out cases: of each the number of the case, what was expected of it, and what
+    it was. All are (n,).
+    """
 
-    soft: float
-    dice: float
-    volume_ratio: float  # true volume over predicted volume
+    case: Ints
+    soft: Floats
+    dice: Floats
+    volume_ratio: Floats  # true volume over predicted volume
+
+    @property
+    def cases(self) -> int:
+        """How many different ones there are."""
+        return len(np.unique(self.case))
+
+    @property
+    def promised(self) -> Floats:
+        """The errors of Dice that probabilities promise."""
+        return np.maximum(1 - self.soft, LEAST)
+
+    @property
+    def errors(self) -> Floats:
+        """The errors of Dice that they had."""
+        return np.maximum(1 - self.dice, LEAST)
+
+    @property
+    def logs(self) -> Floats:
+        """Of how many times the promised error the true one is."""
+        return np.log(self.errors / self.promised)
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """What all structures taught together: the median log ratio of errors; for each case (by its number) that of all
+    others; and for each structure that was found the error that the other cases predict by it.
+    """
+
+    found: _Found
+    log: float
+    others: Floats
+    predicted: Floats
+
+    @classmethod
+    def of(cls, found: _Found) -> _Whole:
+        """Of several cases."""
+        order = np.argsort(found.logs)
+        logs, case = found.logs[order], found.case[order]
+        others = np.full(case.max() + 1, np.nan)
+        for k in np.unique(case):
+            others[k] = _middle(logs[case != k])
+        return cls(found, _middle(logs), others, _error(np.exp(others[found.case]), found.soft))
+
+    def ratio(self, ones: _Found) -> float:
+        """How many times the promised error the true one is: the median of a structure, drawn towards that of all."""
+        n = len(ones.case)
+        return math.exp(_drawn(_middle(np.sort(ones.logs)), n, self.log) if n else self.log)
+
+    def left_out(self, ones: _Found) -> Floats:
+        """The errors of a structure, in each case as the other cases predict it."""
+        n, whole = len(ones.case), self.others[ones.case]
+        return _error(np.exp(_drawn(_medians_of_others(ones.logs), n - 1, whole) if n > 1 else whole), ones.soft)
 
 
 def fit_trust(cases: Mapping[str, CaseTrust], scores: Sequence[StructureScore]) -> Trust:
     """Learn from held-out cases, by name, and the scores of their predictions; other scores are not looked at."""
     reliability = [case.reliability for case in cases.values() if case.reliability is not None]
     best = best_temperature(reliability)
-    of_structure = {name: [s for s in scores if s.structure == name and s.case in cases] for name in _names(cases)}
-    found = {name: _found(rows, cases) for name, rows in of_structure.items()}
-    every = [one for ones in found.values() for one in ones]
-    fits, away = [], []
-    for name, rows in of_structure.items():
-        away += [abs(error - (1 - one.dice)) for one, error in _left_out(found[name], every)]
-        fits.append(_fit(name, found[name], every, rows))
+    rows: dict[str, list[StructureScore]] = {s.structure: [] for case in cases.values() for s in case.structures}
+    for row in scores:
+        if row.case in cases and row.structure in rows:
+            rows[row.structure].append(row)
+    numbers = {name: k for k, name in enumerate(cases)}
+    found = {name: _found(of, cases, numbers) for name, of in rows.items()}
+    every = _found([row for of in rows.values() for row in of], cases, numbers)
+    whole = _Whole.of(every) if every.cases >= FEWEST else None
+    away = [np.abs(whole.left_out(ones) - (1 - ones.dice)) for ones in found.values()] if whole else []
     return Trust(
         cases=len(cases),
         temperature=TEMPERATURES[best],
         ece_before=_short(calibration_error(reliability, AS_IT_IS)),
         ece_after=_short(calibration_error(reliability, best)),
-        dice_error=_short(float(np.mean(away))) if len(away) >= FEWEST else None,
-        structures=tuple(fits),
+        dice_error=_short(float(np.mean(np.concatenate(away)))) if away else None,
+        structures=tuple(_fit(name, found[name], every, whole, of) for name, of in rows.items()),
     )
 
 
@@ -65,11 +126,7 @@ def predicted_dice(fit: StructureFit, sums: StructureSums) -> float | None:
     """The Dice to be expected of a structure that was found; None where it was not, or too few cases tell."""
     if fit.ratio is None or sums.soft_dice is None:
         return None
-    return 1 - _error(fit.ratio, sums.soft_dice)
-
-
-def _names(cases: Mapping[str, CaseTrust]) -> list[str]:
-    return list(dict.fromkeys(s.structure for case in cases.values() for s in case.structures))
+    return 1 - float(_error(fit.ratio, sums.soft_dice))
 
 
 def sums_of(case: CaseTrust, structure: str) -> StructureSums | None:
@@ -77,86 +134,89 @@ def sums_of(case: CaseTrust, structure: str) -> StructureSums | None:
     return next((s for s in case.structures if s.structure == structure), None)
 
 
-def _found(rows: Sequence[StructureScore], cases: Mapping[str, CaseTrust]) -> list[_Found]:
+def _found(rows: Sequence[StructureScore], cases: Mapping[str, CaseTrust], numbers: Mapping[str, int]) -> _Found:
     """Of the cases in which a structure was found, with or without right."""
     found = []
     for row in rows:
         sums = sums_of(cases[row.case], row.structure)
         if row.dice is not None and row.volume_pred_ml > 0 and sums is not None and sums.soft_dice is not None:
-            found.append(_Found(sums.soft_dice, row.dice, row.volume_ref_ml / row.volume_pred_ml))
-    return found
+            found.append((numbers[row.case], sums.soft_dice, row.dice, row.volume_ref_ml / row.volume_pred_ml))
+    case, soft, dice, volume = np.array(found, np.float64).reshape(-1, 4).T
+    return _Found(case.astype(np.int64), soft, dice, volume)
 
 
-def _ratio(ones: Sequence[_Found], every: Sequence[_Found]) -> float | None:
-    """How many times the expected error the true one is: the median, drawn towards that of all structures."""
-    if len(every) < FEWEST:
-        return None
-    whole = float(np.median(_logs(every)))
-    if not ones:
-        return math.exp(whole)
-    own = float(np.median(_logs(ones)))
-    return math.exp((len(ones) * own + SHRUNK * whole) / (len(ones) + SHRUNK))
+def _drawn(own: T, n: int, whole: T) -> T:
+    """A log ratio of `n` cases, drawn towards that of all structures."""
+    return (n * own + SHRUNK * whole) / (n + SHRUNK)
 
 
-def _logs(ones: Sequence[_Found]) -> list[float]:
-    return [math.log(max(1 - one.dice, LEAST) / max(1 - one.soft, LEAST)) for one in ones]
+def _error(ratio: float | Floats, soft: float | Floats) -> Floats:
+    return np.minimum(ratio * np.maximum(1 - soft, LEAST), 1.0)
 
 
-def _error(ratio: float, soft: float) -> float:
-    return min(ratio * max(1 - soft, LEAST), 1.0)
+def _middle(ordered: Floats) -> float:
+    """The median of ordered numbers."""
+    n = len(ordered)
+    return float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
-def _left_out(ones: Sequence[_Found], every: Sequence[_Found]) -> list[tuple[_Found, float]]:
-    """Each one with the error of its Dice as the others predict it; none where they are too few."""
-    found = []
-    for k, one in enumerate(ones):
-        ratio = _ratio([*ones[:k], *ones[k + 1 :]], every)
-        if ratio is not None:
-            found.append((one, _error(ratio, one.soft)))
-    return found
+def _medians_of_others(values: Floats) -> Floats:
+    """For each of at least two numbers the median of all others."""
+    n = len(values)
+    order = np.argsort(values)
+    ordered, rank = values[order], np.empty(n, np.int64)
+    rank[order] = np.arange(n)
+    low, high = ((k + (k >= rank)) for k in ((n - 2) // 2, (n - 1) // 2))  # those above the one left out move down
+    return np.asarray((ordered[low] + ordered[high]) / 2)
 
 
 def _fit(
     name: str,
-    ones: Sequence[_Found],
-    every: Sequence[_Found],
+    ones: _Found,
+    every: _Found,
+    whole: _Whole | None,
     rows: Sequence[StructureScore],
 ) -> StructureFit:
     """One structure; where it has too few cases its intervals are those of all structures."""
-    pooled = len(ones) < FEWEST
+    pooled = ones.cases < FEWEST
     told = every if pooled else ones
-    pairs = _left_out(told, every)
-    dice = volume = None
-    if len(pairs) >= FEWEST:
-        dice = _interval(np.array([max(1 - one.dice, LEAST) / error for one, error in pairs]))
-        volume = _interval(np.array([(one.volume_ratio - 1) / error for one, error in pairs]))
+    dice = volume = usual = None
+    if whole is not None:
+        predicted = whole.predicted if pooled else whole.left_out(ones)
+        dice = _interval(told.errors / predicted, told.case)
+        volume = _interval((told.volume_ratio - 1) / predicted, told.case)
+        usual = 1 - float(np.quantile(predicted, 1 - RARELY))
     absent = [row for row in rows if row.volume_pred_ml == 0]
     return StructureFit(
         structure=name,
-        errors=len(told),
+        errors=told.cases,
         pooled=pooled,
-        ratio=_short(_ratio(ones, every)),
+        ratio=_short(whole.ratio(ones)) if whole else None,
         low=_short(dice[0]) if dice else None,
         high=_short(dice[1]) if dice else None,
         volume_low=_short(volume[0]) if volume else None,
         volume_high=_short(volume[1]) if volume else None,
         coverage=_short(dice[2]) if dice else None,
-        dice=_short(float(np.mean([one.dice for one in told]))) if told else None,
-        usual=_short(1 - float(np.quantile([error for _, error in pairs], 1 - RARELY))) if pairs else None,
+        dice=_short(float(np.mean(told.dice))) if len(told.dice) else None,
+        usual=_short(usual),
         absent=len(absent),
         absent_rightly=sum(row.status == "both_empty" for row in absent),
     )
 
 
-def _interval(values: Floats) -> tuple[float, float, float]:
-    """The k-th smallest and largest of n values, and the share of further ones between them: 1 - 2 k / (n + 1).
+def _interval(values: Floats, case: Ints) -> tuple[float, float, float]:
+    """The k-th smallest of the n cases' smallest values, the k-th largest of their largest ones, and the share of
+    further cases that lie between with all of theirs: 1 - 2 k / (n + 1).
 
     k is the largest whole number with at least `COVERAGE`; 1 if there is none, and the share is less.
     """
-    n = len(values)
+    different, at = np.unique(case, return_inverse=True)
+    n = len(different)
+    lows, highs = np.full(n, np.inf), np.full(n, -np.inf)
+    np.minimum.at(lows, at, values)
+    np.maximum.at(highs, at, values)
     k = max(1, math.floor((n + 1) * (1 - COVERAGE) / 2 + 1e-9))
-    ordered = np.sort(values)
-    return float(ordered[k - 1]), float(ordered[n - k]), 1 - 2 * k / (n + 1)
+    return float(np.sort(lows)[k - 1]), float(np.sort(highs)[n - k]), 1 - 2 * k / (n + 1)
 
 
 def _short(value: float | None) -> float | None:

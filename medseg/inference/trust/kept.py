@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.errors import RunError
+from medseg.errors import RunError, explained
 from medseg.evaluation.cohort import Scores
 from medseg.files import read_record, write_record
 from medseg.inference.held_out import FOLDER, validation_folds
@@ -70,7 +70,7 @@ def fit_familiar_of(run: Path, configuration: Name | None = None) -> Familiar:
 
 
 def write_trust(run: Path, configuration: Name) -> Trust | None:
-    """Learn both and write them beside the folds; the first, where there is one.
+    """Learn both and write them beside the folds; the first, where there is one, else an older one goes.
 
     Raises:
         RunError, InputError: as above.
@@ -80,8 +80,19 @@ def write_trust(run: Path, configuration: Name) -> Trust | None:
     trust = fit_trust_of(run, configuration)
     if trust is not None:
         write_record(folder / TRUST, trust)
-    write_record(folder / FAMILIAR, fit_familiar_of(run, configuration))
+    else:
+        with explained(folder / TRUST):
+            (folder / TRUST).unlink(missing_ok=True)
+    write_record(folder / FAMILIAR, fit_familiar_of(run, configuration))  # last: by its time `is_learned` tells
     return trust
+
+
+def is_learned(run: Path, configuration: Name) -> bool:
+    """True if what was learned is younger than every finished fold: training may be interrupted before it is."""
+    folder = run / "folds" / configuration
+    learned = folder / FAMILIAR
+    models = [card.stat().st_mtime_ns for card in folder.glob("*/model.json")]
+    return not models or (learned.is_file() and learned.stat().st_mtime_ns >= max(models))
 
 
 def read_trust(run: Path, configuration: Name) -> tuple[Trust | None, Familiar | None]:

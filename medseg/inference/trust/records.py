@@ -58,12 +58,13 @@ class CaseTrust(Record):
 class StructureFit(Record):
     """What held-out cases taught of one structure.
 
-    errors: of how many cases that held it, and in which it was found, the figures below are; pooled: they are those of
+    errors: of how many cases in which it was found, with or without right, the figures below are; pooled: they are of
     all structures together, as this one had too few. ratio: the error of Dice, 1 - Dice, is about this many times the
     one to be expected by probabilities. low, high: the same of its interval, relative to the predicted error.
     volume_low, volume_high: of (true volume / predicted volume - 1) relative to the predicted error. coverage: of both
-    intervals. None where too few cases tell. dice: mean over these cases; usual: their predicted Dice is rarely below.
-    absent, absent_rightly: cases in which it was not found, and of these those that did not hold it.
+    intervals; where pooled, the share of cases in which all structures keep to them. None where too few cases tell.
+    dice: mean over these cases; usual: their predicted Dice is rarely below. absent, absent_rightly: cases in which it
+    was not found, and of these those that did not hold it.
     """
 
     structure: str
@@ -85,8 +86,8 @@ class Trust(Record):
     """What held-out cases taught of a configuration; nothing in it is of a single case.
 
     temperature: by which logits are divided so that probabilities are the likeliest; its search ends at the ends of
-    `TEMPERATURES`. ece: expected calibration error, the mean over cases, before and after. error: mean absolute error
-    of predicted Dice, each case predicted by what the others taught.
+    `TEMPERATURES`. ece: expected calibration error, the mean over cases, before and after. dice_error: mean absolute
+    error of predicted Dice, each case predicted by what the others taught.
     """
 
     version: int = VERSION
@@ -103,8 +104,8 @@ class StructureTrust(Record):
 
     confidence: mean calibrated probability of its voxels, 0 to 1. entropy: mean normalised entropy at its contour.
     agreement: mean Dice of the folds and mirrors among themselves. predicted_dice with its interval, volume in ml with
-    its interval; both hold in `coverage` of cases that are like the held-out ones. concern: 0 none, 1 most. look: it
-    asks to be looked at; words say why.
+    its interval; both hold in `coverage` of cases that are like the held-out ones; of others they are None.
+    concern: 0 none, 1 most. look: it asks to be looked at; words say why.
     """
 
     structure: str

@@ -19,7 +19,7 @@ from medseg.planning.plan import Plan
 CERTAIN = 10.0  # logits: background that leads by as much counts as certain
 AT_ONCE = {"cpu": 2**19, "cuda": 2**24}  # logits that are worked on together: those of a CPU stay in its cache
 FEW_CLASSES = 16
-LOOKED_AT = 2**20  # voxels of a case that calibration looks at, evenly spread; of smaller ones all
+LOOKED_AT = 2**20  # voxels of a case that calibration looks at, or somewhat fewer, evenly spread; of small ones all
 
 Classes = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -41,7 +41,7 @@ class TrustSums:
         self._names = [one.name for one in plan.regions or plan.structures]
         self._known = len(plan.values)  # a class beyond is that of voxels that nobody labelled
         self._temperature, self._classes = temperature, classes_XYZ
-        self._every = max(1, classes_XYZ.size // LOOKED_AT) if classes_XYZ is not None else 1
+        self._every = _stride(classes_XYZ.shape) if classes_XYZ is not None else 1
         self._reliability = ReliabilitySums()
         n = len(self._names)
         self._voxels, self._contour = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -162,6 +162,18 @@ def probabilities(logits_NL: Tensor, temperature: float) -> Tensor:
     """Softmax of logits (N, L) as (L, N): of few classes it is several times as fast when each lies in a row."""
     scaled = logits_NL if temperature == 1 else logits_NL / temperature
     return scaled.softmax(-1).t() if logits_NL.shape[1] > FEW_CLASSES else scaled.t().contiguous().softmax(0)
+
+
+def _stride(shape: tuple[int, ...]) -> int:
+    """Every how many voxels calibration looks at one.
+
+    The number shares no divisor with a side, or these voxels would lie on a few lines.
+    """
+    size = math.prod(shape)
+    every = max(1, size // LOOKED_AT)
+    while math.gcd(every, size) > 1:
+        every += 1
+    return every
 
 
 def _pieces(flat_NL: Tensor) -> list[slice]:

@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from medseg.errors import InputError, RunError
 from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import summarise, write_scores
+from medseg.events import Note
 from medseg.files import RESEARCH_USE
 from medseg.imaging.grid import Grid
 from medseg.imaging.volume import Volume
 from medseg.inference.case import predict
 from medseg.inference.export.archive import unpacked
+from medseg.inference.export.exporting import Wish, export
 from medseg.inference.export.model_file import write_model_file
 from medseg.inference.export.record import ModelFile
-from medseg.inference.predictor import load_predictor
+from medseg.inference.predictor import load_predictor, weights_digest
 from medseg.inference.records import Candidate, Cleaning, Selection
 from tests.tiny import CPU, blobs, untrained_run
 from tests.training.several import run_of, train_fold
@@ -107,6 +109,19 @@ def test_nothing_in_it_tells_of_a_case_or_a_place(tmp_path: Path) -> None:
         private += [case["case"], case["patient"], case["key"], case["whole"][0]["thumbnail"], case["labels"]]
     assert len(private) > 20
     assert not [word for word in private if word.encode() in whole]
+
+
+def test_a_choice_among_other_folds_is_warned_of(tmp_path: Path) -> None:
+    run = chosen_run(tmp_path)
+    told = "folds were trained or deleted since medseg select chose: run it again"
+    warned = [e.text for e in export(run, Wish(out=tmp_path / "m.medseg")) if isinstance(e, Note) and e.warning]
+    assert warned == [told]
+    made = Selection.model_validate_json((run / "selected.json").read_text())
+    fresh = made.model_copy(update={"models": weights_digest(run, ("3d", "3d_cascade"))})
+    (run / "selected.json").write_text(fresh.model_dump_json())
+    assert not [e for e in export(run, Wish(out=tmp_path / "n.medseg")) if isinstance(e, Note) and e.warning]
+    (run / "selected.json").unlink()
+    assert not [e for e in export(run, Wish(out=tmp_path / "n.medseg")) if isinstance(e, Note) and e.warning]
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
@@ -218,6 +233,10 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     run = untrained_run(tmp_path)
     with pytest.raises(InputError, match=r"a model file is called NAME\.medseg; give -o m\.medseg"):
         write_model_file(run, tmp_path / "m.zip")
+    with pytest.raises(InputError, match=r"is a folder; a model file is called NAME\.medseg; give -o model\.medseg"):
+        write_model_file(run, Path())
+    with pytest.raises(InputError, match=r"is a folder; a model file is called NAME\.medseg; give -o .model\.medseg"):
+        write_model_file(run, Path("/"))
     with pytest.raises(RunError, match="fold 4 of 3d is not there"):
         write_model_file(run, tmp_path / "m.medseg", ["4"])
     weights = run / "folds" / "3d" / "0" / "model.safetensors"

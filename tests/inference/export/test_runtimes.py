@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,18 +15,20 @@ import torch
 
 from medseg.errors import InputError
 from medseg.files import RESEARCH_USE
-from medseg.inference.export import to_monai, to_onnx
+from medseg.inference.export import to_monai, to_onnx, to_openvino
 from medseg.inference.export.exporting import Exported, Wish, export
 from medseg.inference.export.monai_config import inference_config, metadata
 from medseg.inference.export.network import Exportable, exportable
 from medseg.inference.export.to_monai import TorchScript, save_torchscript, write_bundle
 from medseg.inference.export.to_onnx import OnnxRuntime, described, save_onnx, write_onnx
+from medseg.inference.export.to_openvino import write_openvino
 from medseg.inference.model import Model
 from medseg.inference.predictor import load_predictor
+from medseg.inference.records import Cleaning
 from medseg.networks.table import build_network
 from medseg.planning.plan import Plan, Region, Structure
 from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
-from tests.inference.export.test_network import tiny
+from tests.inference.export.test_network import EVERY, tiny
 from tests.networks.build import FEW, PATCHES
 from tests.tiny import CPU, card_of, configuration, last, plan_of, untrained_run
 from tests.training.several import run_of, train_fold
@@ -86,6 +93,38 @@ def test_onnx_that_computes_something_else_does_not_stay(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_too_large_for_onnx_is_pointed_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_onnx, "MOST_BYTES", 1)
+    with pytest.raises(InputError, match=r"larger than the 2 GB that an ONNX file holds; .* --monai-bundle DIR"):
+        save_onnx(tmp_path / "m.onnx", tiny())
+
+
+def test_openvinos_weights_never_stand_beside_an_older_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def saved(_: object, path: Path, **__: object) -> None:
+        for suffix in (".xml", ".bin"):
+            path.with_suffix(suffix).write_text("new")
+
+    core = SimpleNamespace(read_model=lambda _: None)
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core, save_model=saved))
+    for name, made in (("need", None), ("save_onnx", None), ("OpenVino", None), ("compared", tiny_difference())):
+        monkeypatch.setattr(to_openvino, name, lambda *_, made=made: made)
+    write_openvino(tmp_path / "m.xml", tiny())
+    (tmp_path / "m.xml").write_text("old")
+    monkeypatch.setattr(shutil, "copyfile", killed_at(".xml"))
+    with pytest.raises(KeyboardInterrupt):
+        write_openvino(tmp_path / "m.xml", tiny())
+    assert [path.name for path in tmp_path.iterdir()] == ["m.bin"]
+
+
+def killed_at(suffix: str) -> Callable[[Path, Path], None]:
+    def copy(source: Path, target: Path) -> None:
+        if target.suffix == suffix:
+            raise KeyboardInterrupt
+        target.write_bytes(source.read_bytes())
+
+    return copy
+
+
 def test_a_network_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no such\noperation")
@@ -139,11 +178,14 @@ def test_files_of_several_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return difference
 
     monkeypatch.setattr(exporting, "write_onnx", wrote)
-    last(export(run, Wish(onnx=tmp_path / "m.onnx")))
+    (tmp_path / "m-3d-0.old.onnx").write_bytes(b"of another export")
+    done = last(export(run, Wish(onnx=tmp_path / "m.onnx")))
     assert [path.name for path in written] == ["m-3d-0.onnx", "m-3d-1.onnx"]
+    assert [one.bytes for one in done.summary.written] == [1, 1]
     written.clear()
-    last(export(run, Wish(onnx=tmp_path / "m.onnx", folds=("1",))))
-    assert [path.name for path in written] == ["m.onnx"]
+    done = last(export(run, Wish(onnx=tmp_path / "m.net", folds=("1",))))
+    assert [path.name for path in written] == ["m.net"]
+    assert [one.bytes for one in done.summary.written] == [1]
 
 
 def tiny_difference() -> Any:
@@ -171,12 +213,54 @@ def test_torchscript_takes_any_batch(tmp_path: Path, dims: int) -> None:
     np.testing.assert_allclose(TorchScript(tmp_path / "m.ts")(batch), wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_torchscript_holds_nothing_that_a_cpu_alone_has(tmp_path: Path, name: str) -> None:
+    save_torchscript(tmp_path / "m.ts", of_kind(name))
+    with to_onnx.quiet():
+        graph = str(torch.jit.load(str(tmp_path / "m.ts")).inlined_graph)  # type: ignore[no-untyped-call]
+    assert "aten::_convolution" in graph
+    assert "mkldnn" not in graph
+
+
+def test_a_bundles_network_never_stands_beside_an_older_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, folder = load_predictor(untrained_run(tmp_path), CPU), tmp_path / "b"
+    monkeypatch.setattr(to_monai, "_agreement", lambda *_: None)
+    write_bundle(folder, predictor)
+    assert (folder / "configs" / "inference.json").is_file()
+    monkeypatch.setattr(shutil, "copyfile", killed_at(".txt"))
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(folder, predictor)
+    assert (folder / "models" / "model.ts").is_file()
+    assert not (folder / "configs" / "inference.json").exists()
+
+
+@pytest.mark.slow
+def test_a_bundle_is_compared_without_what_it_does_not_hold(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path, configuration(window_mirror=(0, 1, 2)))
+    removing = Cleaning(kind="at_least", values=(1, 2), what="all structures together", ml=1e6)
+    bundle = write_bundle(tmp_path / "b", replace(load_predictor(run, CPU), cleaning=(removing,)))
+    assert bundle.agreement is not None
+    assert bundle.agreement > 0.7
+
+
+@pytest.mark.slow
+def test_a_bundle_that_labels_nothing_says_what_was_compared(tmp_path: Path) -> None:
+    predictor = load_predictor(untrained_run(tmp_path), CPU)
+    (model,) = predictor.models["3d"]
+    with torch.no_grad():
+        model.network.heads[0].bias[0] += 1e3  # type: ignore[index, union-attr]
+    assert write_bundle(tmp_path / "b", predictor).agreement is None
+    said = (tmp_path / "b" / "docs" / "README.md").read_text()
+    assert "both label hardly a voxel: only the preparation and the network were compared" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_bundle_runs_and_finds_what_medseg_finds(tmp_path: Path, dims: int) -> None:
-    run = untrained_run(tmp_path, configuration(dims=dims))
+    run = untrained_run(tmp_path, configuration(dims=dims), seed=1)
     bundle = write_bundle(tmp_path / "blobs", load_predictor(run, CPU), "CC-BY-4.0")
     assert bundle.difference.small
+    assert bundle.agreement is not None
     assert bundle.agreement > 0.7
     assert {str(p.relative_to(tmp_path / "blobs")) for p in (tmp_path / "blobs").rglob("*") if p.is_file()} == {
         "configs/inference.json",
@@ -200,6 +284,19 @@ def test_a_bundle_that_is_unlike_medseg_is_not_written(
 
 
 @pytest.mark.slow
+def test_a_bundle_whose_classes_change_places_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changing(network: Exportable) -> dict[str, Any]:
+        config = inference_config(network)
+        places = {"orig_labels": [0, 1, 2], "target_labels": [0, 2, 1]}
+        config["postprocessing"]["transforms"].insert(-1, {"_target_": "MapLabelValued", "keys": "pred", **places})
+        return config
+
+    monkeypatch.setattr(to_monai, "inference_config", changing)
+    with pytest.raises(InputError, match="of labelled voxels as medseg does; it is not written"):
+        write_bundle(tmp_path / "b", load_predictor(untrained_run(tmp_path, seed=1), CPU))
+
+
+@pytest.mark.slow
 def test_a_bundle_of_regions_paints_them(tmp_path: Path) -> None:
     made = configuration(classes=2)
     plan = plan_of(made)
@@ -210,7 +307,9 @@ def test_a_bundle_of_regions_paints_them(tmp_path: Path) -> None:
     card = json.loads((run / "folds/3d/0/model.json").read_text())
     (run / "folds/3d/0/model.json").write_text(json.dumps(card | {"plan": plan.model_dump(mode="json")}))
     (run / "plan.json").write_text(plan.model_dump_json())
-    assert write_bundle(tmp_path / "b", load_predictor(run, CPU)).agreement > 0.7
+    agreement = write_bundle(tmp_path / "b", load_predictor(run, CPU)).agreement
+    assert agreement is not None
+    assert agreement > 0.7
 
 
 def test_metadata_holds_what_the_specification_demands() -> None:
@@ -239,6 +338,10 @@ def test_what_no_bundle_holds(tmp_path: Path) -> None:
     plan = prepared_by(plan_of(configuration(channels=2)), channels=ways)
     network = exportable([Model(build_network(plan.configuration.network), card_of(plan))], ["0"])
     with pytest.raises(InputError, match="normalised in different ways"):
+        inference_config(network)
+    plan = prepared_by(plan_of(configuration()), channels=(Normalisation(kind="zscore", nonzero_only=True),))
+    network = exportable([Model(build_network(plan.configuration.network), card_of(plan))], ["0"])
+    with pytest.raises(InputError, match=r"within the outline of all channels.*; .* ONNX: --onnx FILE"):
         inference_config(network)
     run = run_of(tmp_path, ["3d_lowres", "3d_cascade"], chosen="3d_cascade")
     for name in ("3d_lowres", "3d_cascade"):

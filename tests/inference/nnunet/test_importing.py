@@ -19,6 +19,7 @@ from medseg.inference.nnunet.plans import plan_of
 from medseg.inference.nnunet.weights import converted
 from tests.inference.nnunet.build import KEPT, NAME, changed, copied, opened
 
+FLAT = "nnUNetTrainer__nnUNetPlans__2d"
 CASCADE, LOW = "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres", "nnUNetTrainer__nnUNetPlans__3d_lowres"
 
 
@@ -73,6 +74,23 @@ def test_validation_scores_come_along_without_its_paths(tmp_path: Path) -> None:
     assert read_record(tmp_path / "run" / "folds" / "3d" / "0" / "model.json", ModelCard).trained_on == 16
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"mean": {"1": {"Dice": None}, "2": {"Dice": 0.5}}, "metric_per_case": 3},
+        {"mean": {"1": None, "2": {"Dice": 0.5}, "3": {"Dice": 0.9}}, "metric_per_case": None},
+        {"mean": {"1": {}, "2": {"Dice": 0.5}}},
+        {"mean": [{"Dice": 0.9}]},
+    ],
+)
+def test_of_validation_scores_only_numbers_come_along(tmp_path: Path, told: dict[str, Any]) -> None:
+    model = copied(tmp_path)
+    (model / "fold_0" / "validation").mkdir()
+    (model / "fold_0" / "validation" / "summary.json").write_text(json.dumps(told))
+    done, _ = imported(model, tmp_path / "run")
+    assert done.dice == ({"lesion": 0.5} if isinstance(told["mean"], dict) else {})
+
+
 def test_scores_of_regions(tmp_path: Path) -> None:
     model = copied(tmp_path, "regions")
     (model / "fold_0" / "validation").mkdir()
@@ -109,6 +127,43 @@ def test_of_several_configurations_one_is_named(tmp_path: Path) -> None:
         imported(KEPT / "cascade", tmp_path / "run", configuration="2d")
     done, _ = imported(KEPT / "cascade", tmp_path / "run", configuration="3d_lowres")
     assert done.configurations == ("3d_lowres",)
+
+
+def test_of_several_models_of_a_configuration_the_folders_are_listed(tmp_path: Path) -> None:
+    other = "nnUNetTrainer__nnUNetResEncUNetLPlans__3d_fullres"
+    first = copied(tmp_path / "models")
+    shutil.copytree(first, first.with_name(other))
+    folders = f"name one of its folders: {NAME}, {other}"
+    with pytest.raises(InputError, match=f"holds 2 models of 3d_fullres; {folders}"):
+        imported(tmp_path / "models", tmp_path / "run", configuration="3d_fullres")
+    with pytest.raises(InputError, match=f"holds 2 models; {folders}"):
+        imported(tmp_path / "models", tmp_path / "run")
+    source = zipped(tmp_path / "models", tmp_path / "model.zip")
+    with pytest.raises(InputError, match=f"holds 2 models; name one of its folders, unpacked: {NAME}, {other}"):
+        imported(source, tmp_path / "run")
+    shutil.copytree(KEPT / "2d" / FLAT, tmp_path / "models" / FLAT)
+    assert imported(tmp_path / "models", tmp_path / "run", configuration="2d")[0].configurations == ("2d",)
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_zip_that_is_damaged_within_is_told_in_a_line(tmp_path: Path, how: int) -> None:
+    path, name = tmp_path / "model.zip", f"Dataset001_Made/{NAME}/plans.json"
+    with zipfile.ZipFile(path, "w", how) as archive:
+        archive.writestr(name, "{}" * 1000)
+    damaged = bytearray(path.read_bytes())
+    content = 30 + len(name) + (9 if how == zipfile.ZIP_LZMA else 0)  # after the header, and the settings of LZMA
+    damaged[content : content + 8] = b"\xff" * 8
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="is neither a folder nor a whole zip"):
+        imported(path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["D:evil__b__c", "C:\\evil__b__c", "a\\evil__b__c"])
+def test_a_zip_unpacks_to_no_place_of_windows(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr(f"{name}/plans.json", "{}")
+    with pytest.raises(InputError, match="holds no model of nnU-Net"):
+        imported(tmp_path / "model.zip", tmp_path / "run")
 
 
 def test_an_exported_zip(tmp_path: Path) -> None:
@@ -211,6 +266,15 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, damage: Any, sai
         imported(model, tmp_path / "run")
     assert not (tmp_path / "run" / "plan.json").exists()  # what stands is no run
     assert told.ours == "3d"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("2d", "plain"), ("plain", "2d")])
+def test_weights_of_other_dimensions_than_the_plans_are_refused(tmp_path: Path, ours: str, theirs: str) -> None:
+    names = {"2d": FLAT, "plain": NAME}
+    model, other = copied(tmp_path, ours, names[ours]), KEPT / theirs / names[theirs]
+    rewritten(model, network_weights=weights_in(other / "fold_0" / "checkpoint_final.pth"))
+    with pytest.raises(InputError, match="holds weights of another shape than its plans describe"):
+        imported(model, tmp_path / "run")
 
 
 def test_weights_find_their_places_once(tmp_path: Path) -> None:

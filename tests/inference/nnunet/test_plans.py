@@ -89,26 +89,71 @@ def test_a_configuration_inherits(tmp_path: Path) -> None:
     assert plan_after(copied(tmp_path), inherit).configuration.schedule.batch == 7
 
 
+def older(told: Told) -> None:
+    """As before version 2.4: the network by keys of their own, and intensities under an older name."""
+    network = fullres(told).pop("architecture")["arch_kwargs"]
+    fullres(told).update(
+        UNet_class_name="PlainConvUNet",
+        UNet_base_num_features=3,
+        unet_max_num_features=5,
+        n_conv_per_stage_encoder=network["n_conv_per_stage"],
+        n_conv_per_stage_decoder=network["n_conv_per_stage_decoder"],
+        conv_kernel_sizes=network["kernel_sizes"],
+        pool_op_kernel_sizes=network["strides"],
+    )
+    told["foreground_intensity_properties_by_modality"] = told.pop("foreground_intensity_properties_per_channel")
+
+
 def test_plans_before_version_2_4(tmp_path: Path) -> None:
-    """They tell the network by keys of their own, and intensities under an older name."""
     model = copied(tmp_path)
     now = plan_of([opened(model)])
-
-    def older(told: Told) -> None:
-        network = fullres(told).pop("architecture")["arch_kwargs"]
-        fullres(told).update(
-            UNet_class_name="PlainConvUNet",
-            UNet_base_num_features=3,
-            unet_max_num_features=5,
-            n_conv_per_stage_encoder=network["n_conv_per_stage"],
-            n_conv_per_stage_decoder=network["n_conv_per_stage_decoder"],
-            conv_kernel_sizes=network["kernel_sizes"],
-            pool_op_kernel_sizes=network["strides"],
-        )
-        told["foreground_intensity_properties_by_modality"] = told.pop("foreground_intensity_properties_per_channel")
-
     found = plan_after(model, older).configuration.network
     assert found == now.configuration.network.model_copy(update={"features": (3, 5, 5)})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda own: own.pop("n_conv_per_stage_encoder"),
+        lambda own: own.pop("conv_kernel_sizes"),
+        lambda own: own.update(n_conv_per_stage_encoder=3),
+        lambda own: own.update(UNet_base_num_features=None),
+        lambda own: own.update(patch_size=None),
+    ],
+)
+def test_plans_before_version_2_4_that_are_damaged(tmp_path: Path, damage: Callable[[Told], object]) -> None:
+    def damaged(told: Told) -> None:
+        older(told)
+        damage(fullres(told))
+
+    with pytest.raises(InputError, match=r"configuration 3d_fullres is not as nnU-Net before version 2\.4 writes it"):
+        plan_after(copied(tmp_path), damaged)
+
+
+def resampled(told: Told, **keys: object) -> None:
+    for part in ("data", "probabilities"):
+        fullres(told)[f"resampling_fn_{part}_kwargs"].update(keys)
+
+
+def left_out(told: Told, key: str) -> None:
+    for part in ("data", "probabilities"):
+        fullres(told)[f"resampling_fn_{part}_kwargs"].pop(key)
+
+
+def test_resampling_as_the_functions_have_it_unless_told(tmp_path: Path) -> None:
+    """nnU-Net's splines take thick slices as all others unless told, its interpolation by torch one by one."""
+    spline = plan_after(copied(tmp_path / "a"), lambda told: left_out(told, "force_separate_z"))
+    assert spline.configuration.preprocessing.resampling == Resampling(order=3, thick="alike", float32_spacing=True)
+    linear = plan_after(copied(tmp_path / "b", "regions"), lambda told: left_out(told, "force_separate_z"))
+    assert linear.configuration.preprocessing.resampling.thick == "nearest"
+    cubic = plan_after(copied(tmp_path / "c"), lambda told: fullres(told)["resampling_fn_data_kwargs"].pop("order"))
+    assert cubic.configuration.preprocessing.resampling.order == 3
+
+
+def test_what_does_not_change_a_scan_is_passed_over(tmp_path: Path) -> None:
+    how = {"num_threads": 8, "device": "cpu", "memefficient_seg_resampling": True, "separate_z_anisotropy_threshold": 3}
+    plan = plan_after(copied(tmp_path), lambda told: resampled(told, **how))
+    assert plan.configuration.preprocessing.resampling == Resampling(order=3, thick="nearest", float32_spacing=True)
 
 
 REFUSED: dict[str, tuple[Callable[[Told], object], str]] = {
@@ -137,6 +182,25 @@ REFUSED: dict[str, tuple[Callable[[Told], object], str]] = {
     "forced slices": (
         lambda told: fullres(told)["resampling_fn_data_kwargs"].update(force_separate_z=True),
         "resamples in a way",
+    ),
+    "slices forced for scans alone": (
+        lambda told: fullres(told)["resampling_fn_data_kwargs"].pop("force_separate_z"),
+        "resamples in a way",
+    ),
+    "another bound of thick slices": (
+        lambda told: resampled(told, separate_z_anisotropy_threshold=2),
+        r"resamples in a way .*'separate_z_anisotropy_threshold': 2",
+    ),
+    "another mode": (lambda told: resampled(told, mode="nearest"), "resamples in a way .*'mode': 'nearest'"),
+    "another mode of thick slices": (lambda told: resampled(told, aniso_axis_mode="linear"), "'aniso_axis_mode'"),
+    "scans resampled as labels": (lambda told: resampled(told, is_seg=True), r"resampling_fn_data_kwargs\.is_seg"),
+    "an unknown key of resampling": (
+        lambda told: resampled(told, antialias=True),
+        r"resampling_fn_data_kwargs\.antialias: extra inputs are not permitted",
+    ),
+    "what inherits from no name": (
+        lambda told: fullres(told).update(inherits_from=["3d_lowres"]),
+        "no whole configuration 3d_fullres",
     ),
     "label numbers": (lambda told: told.update(label_manager="Mine"), "numbers labels by Mine"),
     "no transposition": (lambda told: told.update(transpose_forward=[0, 0, 1]), "neither two nor three dimensions"),

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from medseg.evaluation.cohort import summarise, write_scores
 from medseg.files import write_record
 from medseg.inference.trust.familiar import Familiar
-from medseg.inference.trust.kept import fit_familiar_of, fit_trust_of, keep_case_trust, read_trust, write_trust
+from medseg.inference.trust.fit import fit_trust
+from medseg.inference.trust.kept import (
+    fit_familiar_of,
+    fit_trust_of,
+    is_learned,
+    keep_case_trust,
+    read_trust,
+    write_trust,
+)
 from medseg.inference.trust.records import Trust
 from medseg.planning.plan import Fold, Splits
 from tests.inference.trust.test_fit import cohort
@@ -44,9 +53,23 @@ def test_a_run_that_kept_nothing_has_learned_nothing(tmp_path: Path) -> None:
 
 def test_what_was_learned_stands_beside_the_folds(tmp_path: Path) -> None:
     run = planned_run(tmp_path)
+    write_record(run / "folds" / "3d" / "trust.json", fit_trust(*cohort(6)))  # of folds that are gone
     assert write_trust(run, "3d") is None
     trust, familiar = read_trust(run, "3d")
     assert trust is None
     assert isinstance(familiar, Familiar)
     assert familiar == fit_familiar_of(run)
     assert familiar.scans == 6
+
+
+def test_it_is_learned_anew_after_a_fold_was_trained(tmp_path: Path) -> None:
+    run = planned_run(tmp_path)
+    assert is_learned(run, "3d")  # no fold is trained
+    model, familiar = run / "folds" / "3d" / "0" / "model.json", run / "folds" / "3d" / "familiar.json"
+    model.parent.mkdir(parents=True)
+    model.write_text("{}")
+    assert not is_learned(run, "3d")
+    familiar.write_text("{}")
+    assert is_learned(run, "3d")
+    os.utime(familiar, ns=(0, model.stat().st_mtime_ns - 1))
+    assert not is_learned(run, "3d")

@@ -130,7 +130,19 @@ def test_large_scans_are_calibrated_on_evenly_spread_voxels(monkeypatch: pytest.
     monkeypatch.setattr(module, "LOOKED_AT", 27)
     reliability = summed(logits_of(5, 6, 6, 6, 3, lead=1), classes_XYZ=np.zeros((6, 6, 6), np.uint8)).reliability
     assert reliability is not None
-    assert reliability.decisions == 27
+    assert reliability.decisions == 20  # every eleventh: 8, 9 and 10 share divisors with 6
+
+
+@pytest.mark.parametrize("plan", [PLAN, PAINTED])
+def test_voxels_that_are_looked_at_do_not_lie_on_a_line(monkeypatch: pytest.MonkeyPatch, plan: Plan) -> None:
+    """Every 64th voxel of planes of 16 x 16 is the first of a line."""
+    monkeypatch.setattr(module, "LOOKED_AT", 64)
+    classes = np.full((16, 16, 16), 3, np.uint8)
+    classes[..., 0] = 1  # nobody labelled the others
+    logits = logits_of(7, 16, 16, 16, 3 if plan is PLAN else 2, lead=1)
+    reliability = summed(logits, plan=plan, classes_XYZ=classes).reliability
+    assert reliability is not None
+    assert 1 <= reliability.decisions / (1 if plan is PLAN else 2) <= 6
 
 
 def test_a_record_can_be_read_again() -> None:
