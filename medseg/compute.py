@@ -18,7 +18,7 @@ from medseg.parallel import available_cores
 Asked = Literal["auto", "cpu", "cuda"]
 
 _USERS_OWN = frozenset({"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"})
-_M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_ARENA_MAX, _NEVER = -4, -1, -8, 2**31 - 1
+_M_MMAP_MAX, _M_TRIM_THRESHOLD, _NEVER = -4, -1, 2**31 - 1
 
 
 def choose_device(asked: str) -> torch.device:
@@ -74,15 +74,14 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 def keep_freed_memory() -> bool:
     """Tell glibc to keep what torch frees on a CPU: else every activation is mapped and page-faulted anew each step.
 
-    And to keep it in one place for all threads: else what the thread that reads has freed is of no use to the one that
-    computes. True if done; other C libraries are left as they are.
+    True if done; other C libraries are left as they are.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "mallopt", None)
     if mallopt is None:
         return False
-    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, _NEVER), mallopt(_M_ARENA_MAX, 1)])
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
 def grow_freed_memory(device: torch.device) -> bool:

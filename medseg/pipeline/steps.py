@@ -234,7 +234,7 @@ def infer(
     structure. instances: structures whose separate parts are numbered. min_volume, largest, fill:
     post-processing in place of what training chose, as `inference.overrides` reads it.
     """
-    from medseg.compute import choose_device, keep_freed_memory
+    from medseg.compute import choose_device
     from medseg.imaging.writing.codes import read_codes
     from medseg.inference.asked import Asked, part_from, quality_from
     from medseg.inference.folder import infer_folder
@@ -256,10 +256,7 @@ def infer(
         largest=tuple(largest),
         fill=tuple(fill),
     )
-    where = choose_device(device)
-    if where.type == "cpu":
-        keep_freed_memory()
-    yield from infer_folder(run, scans, out, where, asked)
+    yield from infer_folder(run, scans, out, choose_device(device), asked)
 
 
 def export(
