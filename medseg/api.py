@@ -30,6 +30,7 @@ from medseg.imaging.voxels import checked_grid, finished
 from medseg.imaging.writing.codes import Code
 from medseg.imaging.writing.result import Algorithm, Result
 from medseg.imaging.writing.table import write_all
+from medseg.inference.asked import quality_from
 from medseg.inference.case import CasePrediction, Look, Segmenter, volumes_ml
 from medseg.inference.predictor import Predictor, load_predictor
 from medseg.inference.quality import Quality, folds_of
@@ -38,8 +39,6 @@ from medseg.inference.trust.records import StructureTrust
 from medseg.inference.work import notes_of, reason_of
 
 __all__ = ["LoadedModel", "Prediction", "load"]
-
-QUALITIES: dict[str, Quality] = {"fast": "fast", "standard": "standard", "max": "max"}
 
 
 class _Scratch:
@@ -235,9 +234,7 @@ def load(
     path: str | Path, device: str = "auto", quality: str = "standard", folds: int | Sequence[str] | None = None
 ) -> LoadedModel:
     """See `medseg.load`."""
-    if quality not in QUALITIES:
-        raise InputError(f"quality {quality} is no choice", fix=f"give {', '.join(QUALITIES)}")
-    known = QUALITIES[quality]
+    known = quality_from(quality, "quality")
     where = choose_device(device)
     return LoadedModel(load_predictor(Path(path), where, folds_of(known) if folds is None else folds), where, known)
 

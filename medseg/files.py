@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import re
 import secrets
+import struct
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +26,8 @@ from medseg.errors import InputError, ResourceError, explained
 if sys.platform != "win32":
     import resource
 
+# What Python raises on the bytes of a zip that is cut, damaged, encrypted, or packed in a way that it does not know.
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError)
 SPARE_FILES = 128  # for all else that a process opens
 STRAY_AFTER_S = 24 * 3600.0
 _MARK = ".part-"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from medseg.planning.dataset import Planned, plan_dataset
 from medseg.planning.plan import Budget, Configuration, Cost, Plan, Request, Schedule, Splits, Structure, Window
 from medseg.preprocessing.cache import LoadedCase, foreground_voxels
 from medseg.preprocessing.prepare import Undo, prepare
+from medseg.preprocessing.restore import Restoring
 from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
 from medseg.training.run import train
 
@@ -217,3 +218,16 @@ def card_of(plan: Plan) -> ModelCard:
 def last(events: Iterable[Any]) -> Any:
     """The summary record that a front door ends in."""
     return list(events)[-1]
+
+
+def restore(
+    logits_LXYZ: NDArray[np.float32],
+    undo: Undo,
+    values: Sequence[int],
+    names: Mapping[int, str],
+    painted: bool = False,
+) -> LabelMap:
+    """Logits that are there as a whole to labels on the scan's own grid; see `Restoring`."""
+    restoring = Restoring(undo, values, painted)
+    restoring.take(0, 0, np.ascontiguousarray(np.moveaxis(logits_LXYZ, 0, -1), np.float32))
+    return restoring.labels(names)

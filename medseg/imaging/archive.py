@@ -10,13 +10,13 @@ import shutil
 import stat
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from medseg.errors import InputError, explained
+from medseg.files import BROKEN_ZIP
 
 MOST_FILES = 20_000
 MOST_BYTES = 50 * 10**9
@@ -67,7 +67,7 @@ def extract_zip(path: Path, into: Path, name: str = "archive") -> None:
 def _readable(name: str) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error) as error:
+    except BROKEN_ZIP as error:
         raise _refused(f"it is damaged or packed in an unknown way ({type(error).__name__})", name) from None
 
 

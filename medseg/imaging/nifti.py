@@ -27,7 +27,7 @@ from medseg.imaging.voxels import as_labels, chosen, finished, refuse
 
 SUFFIXES = (".nii.gz", ".nii")
 RIGHT_ANGLES = 1e-4  # cosine of the angle of two axes; SimpleITK reads NIfTI that lies farther off as its nearest box
-FLOAT = 4  # bytes
+_FLOAT = 4  # bytes
 _PIECE = 1 << 20  # voxels worked on at a time
 _LABELS_LEVEL, _VOLUME_LEVEL = 3, 1  # of gzip: labels become a third smaller in no more time, volumes hardly smaller
 
@@ -179,13 +179,13 @@ def _float32(path: Path, header: Header, volume: int) -> npt.NDArray[np.float32]
     whole: list[npt.NDArray[np.uint8]] = []
 
     def room(count: int, end: int) -> npt.NDArray[np.uint8]:
-        total = max(count, FLOAT * n + count - end)
+        total = max(count, _FLOAT * n + count - end)
         total += -(total - count + end) % 8  # so that the wanted bytes are aligned
         whole.append(np.empty(total, np.uint8))
         return whole[-1][total - count :]
 
-    stored = read_bytes(path, header, volume, room if size <= FLOAT else new_room).view(header.dtype)
-    out = whole[-1][: FLOAT * n].view(np.float32) if whole else np.empty(n, np.float32)
+    stored = read_bytes(path, header, volume, room if size <= _FLOAT else new_room).view(header.dtype)
+    out = whole[-1][: _FLOAT * n].view(np.float32) if whole else np.empty(n, np.float32)
     if header.scaling is None and header.dtype == np.float32:
         out = stored
     else:

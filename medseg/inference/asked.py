@@ -57,8 +57,8 @@ def part_from(text: str) -> Part:
     return Part(number, of)
 
 
-def quality_from(text: str) -> Quality:
-    """The quality called so.
+def quality_from(text: str, option: str = "--quality") -> Quality:
+    """The quality called so; `option` is how the user gave it.
 
     Raises:
         InputError: there is none.
@@ -66,7 +66,7 @@ def quality_from(text: str) -> Quality:
     for quality in get_args(Quality):
         if text == quality:
             return cast(Quality, quality)
-    raise InputError(f"--quality {text} is no choice", fix=f"give {', '.join(get_args(Quality))}")
+    raise InputError(f"{option} {text} is no choice", fix=f"give {', '.join(get_args(Quality))}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,10 +138,12 @@ def _inferred(found: Found, work: Work) -> Iterator[Event | Inferred]:
     """Say what to expect, do what is to be done, and say what came of it."""
     predictor, device, asked, out = work.segmenter.predictor, work.segmenter.device, work.asked, work.cases.out
     mine, now = [scan for scan in found.scans if asked.part.holds(scan.name)], time.time()
-    todo = [scan for scan in mine if not work.stands(scan, now)]
+    todo = []
     for scan in mine:
-        if scan not in todo:
+        if work.stands(scan, now):
             work.cases.settle(scan.name)
+        else:
+            todo.append(scan)
     outcome, efforts = _Outcome(len(mine) - len(todo)), dict[str, Effort]()
     expected = expect(todo, work.segmenter, asked, out) if todo else None
     if expected:

@@ -16,7 +16,7 @@ from medseg.preprocessing.prepare import Undo
 
 
 class Canvas:
-    """An empty label map of a scan, stored as the scan is, and the part of it that the network saw."""
+    """An empty label map of a scan, in the axes and order of memory of its file, and the part that the network saw."""
 
     def __init__(self, undo: Undo, values: Sequence[int]) -> None:
         self.undo = undo
@@ -56,16 +56,3 @@ class Restoring:
     def labels(self, names: Mapping[int, str]) -> LabelMap:
         """The label map, once all planes were taken."""
         return self._canvas.labels(names)
-
-
-def restore(
-    logits_LXYZ: npt.NDArray[np.float32],
-    undo: Undo,
-    values: Sequence[int],
-    names: Mapping[int, str],
-    painted: bool = False,
-) -> LabelMap:
-    """Logits that are there as a whole to labels on the scan's own grid; see `Restoring`."""
-    restoring = Restoring(undo, values, painted)
-    restoring.take(0, 0, np.ascontiguousarray(np.moveaxis(logits_LXYZ, 0, -1), np.float32))
-    return restoring.labels(names)

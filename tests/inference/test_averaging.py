@@ -13,9 +13,8 @@ from medseg.inference.averaging import Answer, averaged, probabilities, spooled
 from medseg.planning.plan import Plan, Region
 from medseg.preprocessing.prepare import Undo, prepare
 from medseg.preprocessing.resample import LINEAR, resampled
-from medseg.preprocessing.restore import restore
 from medseg.preprocessing.settings import Normalisation, PreprocessingSettings
-from tests.tiny import configuration, plan_of, slabs_of
+from tests.tiny import configuration, plan_of, restore, slabs_of
 
 SHAPE = (9, 8, 7)
 

@@ -6,8 +6,8 @@ import pytest
 from medseg.inference.restoring import restored
 from medseg.planning.plan import Plan, Region, Structure
 from medseg.preprocessing.prepare import Undo
-from medseg.preprocessing.restore import restore
 from tests import tiny
+from tests.tiny import restore
 
 NAMES = {2: "rest of whole", 5: "rest of core", 9: "enhancing"}
 BRATS = (

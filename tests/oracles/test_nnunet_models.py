@@ -22,8 +22,7 @@ from medseg.inference.nnunet.theirs import read_plans
 from medseg.inference.restoring import painted_values
 from medseg.inference.window import network_input
 from medseg.preprocessing.prepare import Prepared, prepare, prepare_labels
-from medseg.preprocessing.restore import restore
-from tests.tiny import CPU, slid
+from tests.tiny import CPU, restore, slid
 
 MODELS = Path(__file__).parent / "nnunet_models"
 CASES = sorted(path.name for path in MODELS.iterdir())

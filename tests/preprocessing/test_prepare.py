@@ -23,9 +23,10 @@ from medseg.preprocessing.prepare import (
     thick_axis,
 )
 from medseg.preprocessing.resample import Resampler
-from medseg.preprocessing.restore import Canvas, restore
+from medseg.preprocessing.restore import Canvas
 from medseg.preprocessing.settings import Normalisation, PreprocessingSettings, Resampling
 from tests.preprocessing.build import grid_of, oblique, one_hot, orientations
+from tests.tiny import restore
 
 VALUES = (1, 5, 300)
 NAMES = {1: "liver", 5: "spleen", 300: "lesion"}

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from medseg.errors import InputError
-from medseg.files import written_whole
+from medseg.files import BROKEN_ZIP, written_whole
 from medseg.inference.export.record import FoldModel, ModelFile
 
 RECORD = "model.json"
@@ -33,7 +32,7 @@ _BLOCK = 1 << 20
 _DATED = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold
 _UNIX, _MODE = 3, 0o644 << 16
 _AGAIN = "copy it again from where it came"
-_BROKEN = (zipfile.BadZipFile, struct.error, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError)
+_BROKEN = (*BROKEN_ZIP, KeyError)  # or without what it should hold
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import lzma
 import re
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from medseg.errors import InputError, explained
+from medseg.files import BROKEN_ZIP
 
 _FOLD = re.compile(r"fold_(all|\d+)")
 _WANTED = re.compile(
@@ -62,7 +61,7 @@ def _unpacked(source: Path, scratch: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(name) as packed, target.open("wb") as unpacked:
                         shutil.copyfileobj(packed, unpacked, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
+    except BROKEN_ZIP as error:
         raise InputError("is neither a folder nor a whole zip", source) from error
 
 
