@@ -22,13 +22,15 @@ def command(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Where scores.csv and scores.json are written.", show_default=False)
     ],
-    tolerance: Annotated[float, typer.Option(help="Tolerance of NSD and boundary F1 in mm.")] = 1.0,
+    tolerance: Annotated[
+        str, typer.Option(metavar="MM,MM", help="Tolerances of NSD and boundary F1 in mm, the main one first.")
+    ] = "1,2,3",
     prefer: options.Prefer = "",
     json: options.Json = False,
 ) -> None:
     """Score labels: Dice, Hausdorff, surface distances, boundary F1 per structure. Failures count.
 
-    Example: `medseg evaluate predictions references -o scores --tolerance 1.0`
+    Example: `medseg evaluate predictions references -o scores --tolerance 1,2,3`
     """
     from medseg.cli import console
     from medseg.errors import CasesFailed

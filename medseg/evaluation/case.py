@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
 
-from pydantic import PlainSerializer, model_validator
 from scipy.ndimage import find_objects
 
 from medseg.errors import GeometryError
 from medseg.evaluation.cells import surfel_sizes
 from medseg.evaluation.overlap import Labels, Overlap, count_overlaps
-from medseg.evaluation.surface import SurfaceMetrics, distances, surface_metrics, surface_of
-from medseg.files import Record
+from medseg.evaluation.score import StructureScore, structure_score
+from medseg.evaluation.settings import DEFAULT, Settings
+from medseg.evaluation.surface import distances, surface_metrics, surface_of
 from medseg.imaging.grid import Grid
 from medseg.imaging.volume import LabelMap
 
-Status = Literal["scored", "both_empty", "missed", "spurious"]
-OVERLAPS = ("dice", "iou", "nsd", "boundary_f1")
-DISTANCES = ("hd_mm", "hd95_mm", "assd_mm")
-METRICS = ("dice", "iou", "hd_mm", "hd95_mm", "assd_mm", "nsd", "boundary_f1")
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-Number = Annotated[float, PlainSerializer(_finite, when_used="json")]
-"""A number that may be infinite in memory; JSON has no such number and gets null."""
-
-
-class StructureScore(Record):
-    """Scores of one structure in one case; distances in mm, volumes in ml.
-
-    `scored`: in both maps. `missed` (reference only) and `spurious` (prediction only): the worst of every metric, so
-    distances are infinite. `both_empty`: nothing to measure, the metrics are None. On disk infinite distances are
-    null, and infinite again when read back, by the status.
-    """
-
-    case: str
-    structure: str
-    status: Status
-    dice: float | None
-    iou: float | None
-    hd_mm: Number | None
-    hd95_mm: Number | None
-    assd_mm: Number | None
-    nsd: float | None
-    boundary_f1: float | None
-    volume_ref_ml: float
-    volume_pred_ml: float
-
-    @model_validator(mode="before")
-    @classmethod
-    def _infinite_again(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("status") in ("missed", "spurious"):
-            return {key: math.inf if key in DISTANCES and value is None else value for key, value in values.items()}
-        return values
-
 
 def score_case(
-    case: str, reference: LabelMap, prediction: LabelMap, tolerance_mm: float = 1.0
+    case: str, reference: LabelMap, prediction: LabelMap, settings: Settings = DEFAULT
 ) -> tuple[StructureScore, ...]:
     """Score every structure that either map names or holds, in the order of the label values.
 
@@ -73,18 +30,21 @@ def score_case(
     _refuse_other_grid(reference.grid, prediction.grid)
     r, p, spacing_mm = _arranged(reference, prediction)
     overlaps = count_overlaps(r, p)
-    in_both = {value for value, overlap in overlaps.items() if overlap.reference and overlap.prediction}
-    surfaces = _surface_scores(r, p, spacing_mm, in_both, tolerance_mm)
     names = {**prediction.names, **reference.names}
+    called = {value: names.get(value, str(value)) for value in sorted({*overlaps, *names} - {0})}
+    in_both = {value for value, overlap in overlaps.items() if overlap.reference and overlap.prediction}
+    surfaces = _surface_scores(r, p, spacing_mm, {value: settings.tolerances(called[value]) for value in in_both})
     return tuple(
-        _score(
+        structure_score(
             case,
-            names.get(value, str(value)),
+            name,
             overlaps.get(value, Overlap(0, 0, 0)),
-            surfaces.get(value),
             reference.grid.voxel_ml,
+            settings,
+            surfaces.get(value, {}),
+            touches_border=False,
         )
-        for value in sorted({*overlaps, *names} - {0})
+        for value, name in called.items()
     )
 
 
@@ -120,37 +80,16 @@ def _arranged(reference: LabelMap, prediction: LabelMap) -> tuple[Labels, Labels
 
 
 def _surface_scores(
-    r: Labels, p: Labels, spacing_mm: Sequence[float], values: set[int], tolerance_mm: float
-) -> dict[int, SurfaceMetrics]:
-    if not values:
+    r: Labels, p: Labels, spacing_mm: Sequence[float], tolerances_mm: Mapping[int, Sequence[float]]
+) -> dict[int, dict[str, float]]:
+    """Of the structures that both maps hold; `tolerances_mm` has them, the main tolerance first."""
+    if not tolerances_mm:
         return {}
     sizes = surfel_sizes(spacing_mm)
-    boxes_r, boxes_p = find_objects(r, max(values)), find_objects(p, max(values))
+    boxes_r, boxes_p = find_objects(r, max(tolerances_mm)), find_objects(p, max(tolerances_mm))
     scores = {}
-    for value in values:
+    for value, of_it in tolerances_mm.items():
         box_r, box_p = boxes_r[value - 1], boxes_p[value - 1]
         surfaces = surface_of(r, value, box_r, sizes), surface_of(p, value, box_p, sizes)
-        scores[value] = surface_metrics(*distances(*surfaces, spacing_mm), tolerance_mm)
+        scores[value] = surface_metrics(*distances(*surfaces, spacing_mm), of_it)
     return scores
-
-
-def _score(
-    case: str, structure: str, overlap: Overlap, surface: SurfaceMetrics | None, voxel_ml: float
-) -> StructureScore:
-    if surface is not None:
-        status: Status = "scored"
-        metrics: dict[str, Any] = {name: getattr(surface, name) for name in SurfaceMetrics.__slots__}
-        metrics |= {"dice": overlap.dice, "iou": overlap.iou}
-    elif overlap.reference or overlap.prediction:
-        status = "missed" if overlap.reference else "spurious"
-        metrics = dict.fromkeys(OVERLAPS, 0.0) | dict.fromkeys(DISTANCES, math.inf)
-    else:
-        status, metrics = "both_empty", dict.fromkeys(METRICS)
-    return StructureScore(
-        case=case,
-        structure=structure,
-        status=status,
-        **metrics,
-        volume_ref_ml=overlap.reference * voxel_ml,
-        volume_pred_ml=overlap.prediction * voxel_ml,
-    )

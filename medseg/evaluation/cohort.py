@@ -6,14 +6,16 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from medseg.evaluation.case import DISTANCES, METRICS, Number, StructureScore
-from medseg.evaluation.surface import SURFACE
+from medseg.evaluation.metrics import Better, Metric, Unit
+from medseg.evaluation.score import Number, Status, StructureScore, expected, measured
+from medseg.evaluation.settings import DEFAULT, Settings, SurfaceMode
 from medseg.files import RESEARCH_USE, Record, write_record, write_text
 
 N_WORST = 3  # cases named for each structure and for the cohort
@@ -26,6 +28,8 @@ class Summary(Record):
 
     Mean and SD (of the sample) of a distance are over the `n_finite` finite cases; `mean_penalised` counts an infinite
     one as the diagonal of its image. The quantiles take infinities as they are; where n > 0, null is such an infinity.
+    mean_low, mean_high: the 95 % interval of the mean, of a distance of the penalised one (bootstrap over patients).
+    median_low, median_high: that of the median, by order statistics; None where cases are too few for one.
     """
 
     n: int
@@ -38,6 +42,10 @@ class Summary(Record):
     min: Number | None
     max: Number | None
     mean_penalised: float | None = None
+    mean_low: float | None = None
+    mean_high: float | None = None
+    median_low: Number | None = None
+    median_high: Number | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -75,13 +83,30 @@ class CaseMean(Record):
     dice: float
 
 
-class Scores(Record):
-    """Everything that an evaluation found, as `scores.json` holds it."""
+class MetricMeant(Record):
+    """What a column means, as `scores.json` tells it."""
 
-    version: Literal[1] = 1
-    surface: Literal["surfel"] = SURFACE
+    label: str
+    unit: Unit
+    better: Better
+    version: int
+    definition: str
+
+
+class Scores(Record):
+    """Everything that an evaluation found, as `scores.json` holds it.
+
+    tolerance_mm: the main one. medseg: the version that measured. metrics: what the columns mean. patients: cases of
+    one patient bear one number; a case that is not named is a patient of its own.
+    """
+
+    version: Literal[1, 2] = 2
+    medseg: str = ""
+    surface: SurfaceMode = "surfel"
     notice: str = RESEARCH_USE
     tolerance_mm: float
+    settings: Settings = DEFAULT
+    metrics: dict[str, MetricMeant] = Field(default_factory=dict)
     mean_over: tuple[str, ...] = ()  # the regions that means are over, where there are any; else all structures
     mean_over_structures: dict[str, MacroMean]
     worst_cases: tuple[CaseMean, ...]
@@ -90,13 +115,14 @@ class Scores(Record):
     unpaired_predictions: tuple[str, ...] = ()
     failed: dict[str, str] = Field(default_factory=dict)
     diagonals_mm: dict[str, float]
+    patients: dict[str, int] = Field(default_factory=dict)
     scores: tuple[StructureScore, ...]
 
 
 def summarise(
     scores: Iterable[StructureScore],
     diagonals_mm: Mapping[str, float],
-    tolerance_mm: float,
+    settings: Settings = DEFAULT,
     missing_predictions: Sequence[str] = (),
     unpaired_predictions: Sequence[str] = (),
     failed: Mapping[str, str] | None = None,
@@ -110,12 +136,19 @@ def summarise(
     by_structure: dict[str, list[StructureScore]] = {}
     for row in rows:
         by_structure.setdefault(row.structure, []).append(row)
-    structures = tuple(_structure(name, of_it, diagonals_mm) for name, of_it in by_structure.items())
+    metrics = tuple(one for one in measured(rows) if one.better) or expected(settings, "")
+    structures = tuple(_structure(name, of_it, metrics, diagonals_mm) for name, of_it in by_structure.items())
     counted = [s for s in structures if not mean_over or s.structure in mean_over]
     return Scores(
-        tolerance_mm=tolerance_mm,
+        medseg=version("medseg"),
+        surface=settings.surface,
+        tolerance_mm=settings.tolerances_mm[0],
+        settings=settings,
+        metrics={one.name: _meant(one) for one in measured(rows)},
         mean_over=tuple(mean_over),
-        mean_over_structures={metric: _macro([s.metrics[metric] for s in counted]) for metric in METRICS},
+        mean_over_structures={
+            one.name: _macro([s.metrics[one.name] for s in counted if one.name in s.metrics]) for one in metrics
+        },
         worst_cases=_worst_cases(row for row in rows if not mean_over or row.structure in mean_over),
         structures=structures,
         missing_predictions=tuple(missing_predictions),
@@ -135,14 +168,14 @@ def mean_dice(rows: Iterable[StructureScore]) -> dict[str, float]:
     return {name: math.fsum(values) / len(values) for name, values in found.items()}
 
 
-def present(scores: Iterable[StructureScore], structure: str) -> list[StructureScore]:
-    """The rows of a structure that either map holds: those that metrics are over."""
-    return [row for row in scores if row.structure == structure and row.status != "both_empty"]
+def present(scores: Iterable[StructureScore], structure: str, metric: str = "dice") -> list[StructureScore]:
+    """The rows of a structure that have a value of this metric: those that a mean of it is over."""
+    return [row for row in scores if row.structure == structure and row.value(metric) is not None]
 
 
 def penalised(rows: Sequence[StructureScore], metric: str, diagonals_mm: Mapping[str, float]) -> list[float]:
-    """A metric's values, an infinite distance as the diagonal of its image."""
-    values = ((float(getattr(row, metric)), diagonals_mm[row.case]) for row in rows)
+    """A metric's values where it has any, an infinite distance as the diagonal of its image."""
+    values = ((value, diagonals_mm[row.case]) for row in rows if (value := row.value(metric)) is not None)
     return [value if math.isfinite(value) else diagonal for value, diagonal in values]
 
 
@@ -153,13 +186,15 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def as_csv(scores: Iterable[StructureScore]) -> str:
+def as_csv(scores: Sequence[StructureScore]) -> str:
     """One line for each case and structure; `inf` where missed or spurious, empty where there is nothing to measure."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(StructureScore.model_fields)
+    columns = [*StructureScore.model_fields, *(one.name for one in measured(scores))]
+    columns = list(dict.fromkeys(columns))
+    table.writerow(columns)
     for score in scores:
-        values = (getattr(score, field) for field in StructureScore.model_fields)
+        values = (getattr(score, column, None) for column in columns)
         table.writerow([repr(value) if isinstance(value, float) else value for value in values])
     return text.getvalue()
 
@@ -176,31 +211,37 @@ def write_scores(folder: Path, scores: Scores) -> tuple[Path, Path]:
     return table, everything
 
 
-def _structure(name: str, rows: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> StructureSummary:
-    n_of = {status: sum(row.status == status for row in rows) for status in ("scored", "missed", "spurious")}
-    held = present(rows, name)
-    worst = sorted(held, key=lambda row: (row.dice, row.nsd, row.case))[:N_WORST]
+def _meant(of: Metric) -> MetricMeant:
+    return MetricMeant(label=of.label, unit=of.unit, better=of.better, version=of.version, definition=of.definition)
+
+
+def _structure(
+    name: str, rows: Sequence[StructureScore], metrics: Sequence[Metric], diagonals_mm: Mapping[str, float]
+) -> StructureSummary:
+    n_of = {status: sum(row.status == status for row in rows) for status in get_args(Status)}
+    worst = sorted(present(rows, name), key=lambda row: (row.dice, row.nsd, row.case))[:N_WORST]
+    summaries = {one.name: _summary(one, rows, diagonals_mm) for one in metrics}
     return StructureSummary(
         structure=name,
         n=len(rows),
         n_scored=n_of["scored"],
         n_missed=n_of["missed"],
         n_spurious=n_of["spurious"],
-        n_both_empty=len(rows) - len(held),
-        metrics={metric: _summary(metric, held, diagonals_mm) for metric in METRICS},
+        n_both_empty=n_of["both_empty"],
+        metrics=summaries,
         worst=tuple(row.case for row in worst),
     )
 
 
-def _summary(metric: str, held: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> Summary:
-    values = [float(getattr(row, metric)) for row in held]
+def _summary(metric: Metric, rows: Sequence[StructureScore], diagonals_mm: Mapping[str, float]) -> Summary:
+    values = [value for row in rows if (value := row.value(metric.name)) is not None]
     finite = [value for value in values if math.isfinite(value)]
     return Summary(
         n=len(values),
         n_finite=len(finite),
         mean=_mean(finite),
         sd=float(np.std(finite, ddof=1)) if len(finite) > 1 else None,
-        mean_penalised=_mean(penalised(held, metric, diagonals_mm)) if metric in DISTANCES else None,
+        mean_penalised=_mean(penalised(rows, metric.name, diagonals_mm)) if metric.is_distance else None,
         **{name: _quantile(values, share) for name, share in _QUANTILES.items()},
     )
 

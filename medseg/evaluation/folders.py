@@ -14,6 +14,7 @@ from medseg.evaluation.cohort import Scores, summarise, write_scores
 from medseg.evaluation.names import named, structures_of, unambiguous, unknown_names
 from medseg.evaluation.pairing import Pair, Pairing, json_object, pair_up
 from medseg.evaluation.scoring import CaseScores, score_pair
+from medseg.evaluation.settings import DEFAULT, Settings
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
 from medseg.imaging.label_files import read_label_grid
@@ -54,14 +55,14 @@ def evaluate_folders(
     predictions: Path,
     references: Path,
     out: Path,
-    tolerance_mm: float = 1.0,
+    settings: Settings = DEFAULT,
     names: Mapping[int, str] | None = None,
     prefer: Prefer = "",
 ) -> Iterator[Event | Evaluation]:
     """Score every reference against its prediction and summarise them; yields events, and last an `Evaluation`.
 
     `predictions` and `references` are folders or single files of labels in any format, paired by `pairing.pair_up`;
-    NSD and boundary F1 are at `tolerance_mm`; `prefer` decides between contradicting affines of NIfTI files. A
+    `settings`: how they are compared; `prefer` decides between contradicting affines of NIfTI files. A
     reference without a prediction counts as missed. A case that cannot be scored is set aside in `failed`; the others
     go on.
 
@@ -69,8 +70,7 @@ def evaluate_folders(
         InputError: a side is missing, empty, or nothing pairs; a tolerance below 0; names that are not unique.
         ResourceError: `out` cannot be written to.
     """
-    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise InputError(f"a tolerance of {tolerance_mm} mm cannot be used", fix="give a number of at least 0")
+    _check(settings)
     pairing = pair_up(predictions, references)
     known: Structures | None
     mean_over: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ def evaluate_folders(
 
     done: dict[str, CaseScores] = {}
     failed: dict[str, str] = {}
-    work = partial(score_pair, tolerance_mm=tolerance_mm, known=known, prefer=prefer)
+    work = partial(score_pair, settings=settings, known=known, prefer=prefer)
     for count, result in enumerate(over_cases(work, pairing.pairs, executor, in_flight), 1):
         case = result.case.case
         if isinstance(result, Failed):
@@ -109,13 +109,20 @@ def evaluate_folders(
     scores = summarise(
         [row for case in sorted(done) for row in done[case].rows],
         {case: done[case].diagonal_mm for case in sorted(done)},
-        tolerance_mm,
+        settings,
         missing_predictions=missing,
         unpaired_predictions=pairing.unpaired_predictions,
         failed=dict(sorted(failed.items())),
         mean_over=mean_over,
     )
     yield Evaluation(scores, *write_scores(out, scores))
+
+
+def _check(settings: Settings) -> None:
+    for tolerances in (settings.tolerances_mm, *settings.tolerances_of.values()):
+        for mm in tolerances or (math.nan,):
+            if not (math.isfinite(mm) and mm >= 0):
+                raise InputError(f"a tolerance of {mm} mm cannot be used", fix="give a number of at least 0")
 
 
 def _regions(predictions: Path, known: Structures | None) -> tuple[Structures | None, tuple[str, ...]]:

@@ -31,6 +31,16 @@ class Overlap:
         """|R n P| / |R u P|; at least one of them must not be empty."""
         return self.both / (self.reference + self.prediction - self.both)
 
+    @property
+    def precision(self) -> float:
+        """|R n P| / |P|; the prediction must not be empty."""
+        return self.both / self.prediction
+
+    @property
+    def recall(self) -> float:
+        """|R n P| / |R|; the reference must not be empty."""
+        return self.both / self.reference
+
 
 def count_overlaps(reference: Labels, prediction: Labels) -> dict[int, Overlap]:
     """Count every label but 0 that occurs in either map; both are (X, Y, Z) arrays of the same shape.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from medseg.errors import MedsegError
-from medseg.evaluation.case import StructureScore, diagonal_mm, score_case
+from medseg.evaluation.case import diagonal_mm, score_case
 from medseg.evaluation.labels import (
     Contours,
     Drawn,
@@ -21,6 +21,8 @@ from medseg.evaluation.labels import (
     without,
 )
 from medseg.evaluation.pairing import Pair
+from medseg.evaluation.score import StructureScore
+from medseg.evaluation.settings import Settings
 from medseg.imaging.nifti_header import Prefer
 from medseg.imaging.structures import Structures
 from medseg.imaging.volume import LabelMap
@@ -45,7 +47,7 @@ class CaseScores:
     notes: tuple[str, ...] = ()
 
 
-def score_pair(pair: Pair, tolerance_mm: float, known: Structures | None, prefer: Prefer = "") -> CaseScores:
+def score_pair(pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer = "") -> CaseScores:
     """Read and score one case; a prediction that does not exist or cannot be used counts as an empty one.
 
     known: what the values of the evaluation stand for; None if each stands for itself.
@@ -56,13 +58,13 @@ def score_pair(pair: Pair, tolerance_mm: float, known: Structures | None, prefer
     failure = ""
     if pair.prediction is not None:
         try:
-            return _scored(pair, tolerance_mm, known, prefer)
+            return _scored(pair, settings, known, prefer)
         except MedsegError as error:
             failure = str(error)
-    return replace(_scored(replace(pair, prediction=None), tolerance_mm, known, prefer), failure=failure)
+    return replace(_scored(replace(pair, prediction=None), settings, known, prefer), failure=failure)
 
 
-def _scored(pair: Pair, tolerance_mm: float, known: Structures | None, prefer: Prefer) -> CaseScores:
+def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer) -> CaseScores:
     wanted = None if known is None else list(known.labels.values())
     sides = [opened(pair.reference, "reference", known, wanted, prefer)]
     if pair.prediction is not None:
@@ -78,7 +80,7 @@ def _scored(pair: Pair, tolerance_mm: float, known: Structures | None, prefer: P
         return masked(one, other, ignore)
 
     def score(reference: LabelMap, prediction: LabelMap) -> tuple[StructureScore, ...]:
-        return score_case(pair.case, reference, prediction, tolerance_mm)
+        return score_case(pair.case, reference, prediction, settings)
 
     reference, prediction = both(None)
     notes = [f"reference: {note}" for note in reference.notes] + [f"prediction: {note}" for note in prediction.notes]

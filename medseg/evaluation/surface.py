@@ -10,19 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
+from medseg.evaluation.metrics import at_tolerance
 from medseg.evaluation.overlap import Labels
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-SURFACE: Final = "surfel"
 PERCENTILE = 0.95
 VOXELS_PER_SEARCH = 25  # a search in the tree costs about as much as this many voxels of a distance transform
 TRANSFORM_UP_TO = 1 << 25  # voxels; a distance transform needs some 50 bytes for each
@@ -58,17 +57,6 @@ class Apart:
         """How much of this surface lies within the tolerance of the other; equality counts, rounding forgiven."""
         limit = tolerance_mm + 1e-6 * max(1.0, tolerance_mm)
         return float(self.sizes[self.distances_mm <= limit].sum())
-
-
-@dataclass(frozen=True, slots=True)
-class SurfaceMetrics:
-    """Distances in mm; NSD and boundary F1 at a tolerance, from 0 to 1."""
-
-    hd_mm: float
-    hd95_mm: float
-    assd_mm: float
-    nsd: float
-    boundary_f1: float
 
 
 def surface_of(labels: Labels, value: int, box: tuple[slice, ...], sizes: Floats) -> Surface:
@@ -138,20 +126,28 @@ def _shared(targets: Ints, queries: Ints, shape: tuple[int, ...]) -> npt.NDArray
     return shared
 
 
-def surface_metrics(there: Apart, back: Apart, tolerance_mm: float) -> SurfaceMetrics:
-    """Reduce the distances of both directions to the metrics.
-
-    HD and HD95 are the larger of the two directions, ASSD pools both (Heimann 2009), NSD is the share of both surfaces
-    within the tolerance (Nikolov 2018), boundary F1 the harmonic mean of the two shares (Csurka 2013).
-    """
+def surface_metrics(there: Apart, back: Apart, tolerances_mm: Sequence[float]) -> dict[str, float]:
+    """Reduce the distances of both directions to the metrics, by name; the first tolerance is the main one."""
     size_r, size_p = float(there.sizes.sum()), float(back.sizes.sum())
-    near_r, near_p = there.within(tolerance_mm), back.within(tolerance_mm)
-    recall, precision = near_r / size_r, near_p / size_p
-    total = float(there.distances_mm @ there.sizes + back.distances_mm @ back.sizes)
-    return SurfaceMetrics(
-        hd_mm=float(max(there.distances_mm.max(), back.distances_mm.max())),
-        hd95_mm=max(there.percentile_mm(PERCENTILE), back.percentile_mm(PERCENTILE)),
-        assd_mm=total / (size_r + size_p),
-        nsd=(near_r + near_p) / (size_r + size_p),
-        boundary_f1=2 * recall * precision / (recall + precision) if recall + precision else 0.0,
-    )
+    total_r, total_p = float(there.distances_mm @ there.sizes), float(back.distances_mm @ back.sizes)
+    both = Apart(np.concatenate([there.distances_mm, back.distances_mm]), np.concatenate([there.sizes, back.sizes]))
+    found = {
+        "hd_mm": float(both.distances_mm.max()),
+        "hd95_mm": max(there.percentile_mm(PERCENTILE), back.percentile_mm(PERCENTILE)),
+        "hd95_pooled_mm": both.percentile_mm(PERCENTILE),
+        "assd_mm": (total_r + total_p) / (size_r + size_p),
+        "masd_mm": (total_r / size_r + total_p / size_p) / 2,
+        "mean_ref_to_pred_mm": total_r / size_r,
+        "mean_pred_to_ref_mm": total_p / size_p,
+    }
+    for n, tolerance_mm in enumerate(tolerances_mm):
+        near_r, near_p = there.within(tolerance_mm), back.within(tolerance_mm)
+        recall, precision = near_r / size_r, near_p / size_p
+        at = {
+            "nsd": (near_r + near_p) / (size_r + size_p),
+            "boundary_f1": 2 * recall * precision / (recall + precision) if recall + precision else 0.0,
+            "boundary_precision": precision,
+            "boundary_recall": recall,
+        }
+        found |= {at_tolerance(name, tolerance_mm) if n else name: value for name, value in at.items()}
+    return found

@@ -78,7 +78,7 @@ class EvaluateStep(Record):
     predictions: str = "predictions"
     references: str
     out: str = "scores"
-    tolerance: float = 1.0
+    tolerance: str = steps.TOLERANCES
 
 
 class Step(Record):

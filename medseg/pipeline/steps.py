@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from medseg.training.run import Trained
     from medseg.training.select import Selected
 
+TOLERANCES = "1,2,3"  # mm
+
 
 def plan(
     data: Path,
@@ -309,12 +311,22 @@ def read_options(allow_gaps: bool = False, suv: bool = False, prefer: str = "") 
 
 
 def evaluate(
-    predictions: Path, references: Path, out: Path, tolerance_mm: float = 1.0, options: ReadOptions | None = None
+    predictions: Path, references: Path, out: Path, tolerance: str = TOLERANCES, options: ReadOptions | None = None
 ) -> Iterator[Event | Evaluation]:
     """Score predictions against references, paired by case name."""
     from medseg.evaluation.folders import evaluate_folders
+    from medseg.evaluation.settings import Settings
 
-    yield from evaluate_folders(predictions, references, out, tolerance_mm, prefer=(options or ReadOptions()).prefer)
+    settings = Settings(tolerances_mm=_tolerances(tolerance))
+    yield from evaluate_folders(predictions, references, out, settings, prefer=(options or ReadOptions()).prefer)
+
+
+def _tolerances(text: str) -> tuple[float, ...]:
+    """`1,2,3` as mm."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--tolerance {text} cannot be used", fix="write it as 1,2,3 (mm)") from None
 
 
 def convert(

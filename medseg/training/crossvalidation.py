@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medseg.errors import InputError, RunError
-from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import Scores, summarise, write_scores
+from medseg.evaluation.score import StructureScore
 from medseg.files import output_folder, read_record, write_record
 from medseg.inference.model import ModelCard, run_plan, run_splits
 from medseg.planning.explain import counted
@@ -81,7 +81,7 @@ def cross_validate(run: Path, configuration: Name) -> Scores | None:
     if len(found) < len(parts) or len(found) < 2:
         return None
     rows, diagonals = _joined(found)
-    scores = summarise(rows, diagonals, found[0].tolerance_mm)
+    scores = summarise(rows, diagonals, found[0].settings)
     write_scores(output_folder(folder / FOLDER), scores)
     return scores
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medseg.evaluation.case import StructureScore, diagonal_mm
+from medseg.evaluation.case import diagonal_mm
 from medseg.evaluation.cohort import Scores, mean_dice, summarise, write_scores
+from medseg.evaluation.score import StructureScore
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
 from medseg.planning.plan import Plan
@@ -110,7 +111,7 @@ class Looks:
             rows += validate_case(network, case, self._plan, self._cache, self._out, self._device)
             diagonals[case.name] = diagonal_mm(case.undo.grid)
             yield Advanced(n, case.name)
-        scores = summarise(rows, diagonals, tolerance_mm=1.0)
+        scores = summarise(rows, diagonals)
         write_scores(self._out, scores)
         yield scores
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from medseg.evaluation.case import StructureScore, score_case
+from medseg.evaluation.case import score_case
+from medseg.evaluation.score import StructureScore
 from medseg.imaging.volume import LabelMap
 from medseg.inference.held_out import keep_held_out
 from medseg.inference.restoring import restored
@@ -60,9 +61,7 @@ def can_write_labels() -> bool:
     return True
 
 
-def score_planned(
-    name: str, reference: LabelMap, prediction: LabelMap, plan: Plan, tolerance_mm: float = 1.0
-) -> tuple[StructureScore, ...]:
+def score_planned(name: str, reference: LabelMap, prediction: LabelMap, plan: Plan) -> tuple[StructureScore, ...]:
     """Score what the plan's network finds: structures, or regions as wholes; without the voxels that nobody labelled.
 
     Raises:
@@ -72,11 +71,11 @@ def score_planned(
         counts = reference.array != plan.ignore
         reference, prediction = _changed(reference, counts), _changed(prediction, counts)
     if not plan.regions:
-        return score_case(name, reference, prediction, tolerance_mm)
+        return score_case(name, reference, prediction)
     rows: list[StructureScore] = []
     for region in plan.regions:
         ours, theirs = _whole(reference, region), _whole(prediction, region)
-        rows += score_case(name, ours, theirs, tolerance_mm)
+        rows += score_case(name, ours, theirs)
     return tuple(rows)
 
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import Scores
+from medseg.evaluation.score import StructureScore
 from medseg.files import read_record
 from medseg.imaging.grid import Grid
 from medseg.imaging.nifti import read_volume

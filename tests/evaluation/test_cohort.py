@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import Scores, as_csv, summarise
+from medseg.evaluation.score import StructureScore
 
 DIAGONALS = dict.fromkeys("abcde", 100.0)
 
@@ -26,7 +26,11 @@ def row(case, structure="liver", status="scored", dice=0.9, distance=2.0):
         iou=dice,
         hd_mm=distance,
         hd95_mm=distance,
+        hd95_pooled_mm=distance,
         assd_mm=distance,
+        masd_mm=distance,
+        mean_ref_to_pred_mm=distance,
+        mean_pred_to_ref_mm=distance,
         nsd=dice,
         boundary_f1=dice,
         volume_ref_ml=1.0,
@@ -45,7 +49,7 @@ ROWS = [
 
 
 def test_failures_count():
-    scores = summarise(ROWS, DIAGONALS, 1.0)
+    scores = summarise(ROWS, DIAGONALS)
     liver, spleen = scores.structures
     assert (liver.n, liver.n_scored, liver.n_missed, liver.n_spurious, liver.n_both_empty) == (5, 2, 1, 1, 1)
     dice = liver.metrics["dice"]
@@ -57,7 +61,7 @@ def test_failures_count():
 
 
 def test_distances_of_failures():
-    hd = summarise(ROWS, DIAGONALS, 1.0).structures[0].metrics["hd_mm"]
+    hd = summarise(ROWS, DIAGONALS).structures[0].metrics["hd_mm"]
     assert (hd.n, hd.n_finite) == (4, 2)
     assert (hd.mean, hd.sd) == pytest.approx((2.0, math.sqrt(2)))
     assert hd.mean_penalised == pytest.approx((1 + 3 + 100 + 100) / 4)
@@ -65,7 +69,7 @@ def test_distances_of_failures():
 
 
 def test_means_over_structures_and_worst_cases():
-    scores = summarise(ROWS, DIAGONALS, 1.0)
+    scores = summarise(ROWS, DIAGONALS)
     dice, hd = scores.mean_over_structures["dice"], scores.mean_over_structures["hd_mm"]
     assert (dice.n, dice.mean, dice.mean_penalised) == (2, pytest.approx((1.7 / 4 + 0.7) / 2), None)
     assert (hd.mean, hd.mean_penalised) == pytest.approx(((2 + 5) / 2, (51 + 5) / 2))
@@ -77,7 +81,7 @@ def test_means_over_structures_and_worst_cases():
 
 
 def test_a_structure_that_is_nowhere():
-    (summary,) = summarise([row("e", status="both_empty")], DIAGONALS, 1.0).structures
+    (summary,) = summarise([row("e", status="both_empty")], DIAGONALS).structures
     assert summary.n_both_empty == 1
     assert summary.metrics["hd_mm"].mean is None
     assert summary.metrics["hd_mm"].median is None
@@ -85,23 +89,21 @@ def test_a_structure_that_is_nowhere():
 
 
 def test_strict_json_and_back():
-    scores = summarise(ROWS, DIAGONALS, 1.0, failed={"f": "damaged"})
+    scores = summarise(ROWS, DIAGONALS, failed={"f": "damaged"})
     text = scores.model_dump_json()
     json.loads(text, parse_constant=pytest.fail)
     assert Scores.model_validate_json(text) == scores
 
 
 def test_no_cases_at_all():
-    scores = summarise([], {}, 1.0)
+    scores = summarise([], {})
     assert scores.mean_over_structures["dice"].mean is None
     assert Scores.model_validate_json(scores.model_dump_json()) == scores
 
 
 def test_csv():
     rows = list(csv.DictReader(as_csv([*ROWS, row("a", "left, upper", dice=1 / 3)]).splitlines()))
-    assert ",".join(rows[0]) == (
-        "case,structure,status,dice,iou,hd_mm,hd95_mm,assd_mm,nsd,boundary_f1,volume_ref_ml,volume_pred_ml"
-    )
+    assert list(rows[0]) == list(StructureScore.model_fields)
     assert (rows[2]["hd_mm"], rows[2]["dice"]) == ("inf", "0.0")
     assert (rows[4]["hd_mm"], rows[4]["dice"]) == ("", "")
     assert rows[6]["structure"] == "left, upper"

@@ -12,6 +12,7 @@ from medseg.errors import InputError
 from medseg.evaluation import folders
 from medseg.evaluation.cohort import Scores
 from medseg.evaluation.folders import Evaluation, evaluate_folders
+from medseg.evaluation.settings import Settings
 from medseg.events import Advanced, Note, Stage
 from medseg.files import read_record
 from medseg.imaging.grid import Grid
@@ -159,7 +160,7 @@ def test_single_files_and_names_of_the_dataset(places):
 def test_wrong_use(places, tmp_path):
     predictions, references, out = places
     with pytest.raises(InputError, match="tolerance"):
-        run(predictions, references, out, tolerance_mm=-1)
+        run(predictions, references, out, settings=Settings(tolerances_mm=(-1,)))
     with pytest.raises(InputError, match="no such file or folder"):
         run(tmp_path / "nowhere", references, out)
     with pytest.raises(InputError, match="several label values"):

@@ -6,6 +6,7 @@ import pytest
 from medseg.errors import InputError
 from medseg.evaluation.pairing import Pair
 from medseg.evaluation.scoring import score_pair
+from medseg.evaluation.settings import DEFAULT
 from medseg.imaging.grid import Grid
 from medseg.imaging.nifti import write_labels
 from medseg.imaging.structures import Structures
@@ -57,7 +58,7 @@ def dice(one, other):
 
 
 def scored(reference, prediction, known=LIVER, **options):
-    found = score_pair(Pair("a", reference, prediction), 1.0, known, **options)
+    found = score_pair(Pair("a", reference, prediction), DEFAULT, known, **options)
     return found, {row.structure: row for row in found.rows}
 
 

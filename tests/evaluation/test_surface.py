@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from medseg.evaluation import surface
 from medseg.evaluation.case import score_case
+from medseg.evaluation.settings import Settings
 from medseg.imaging.grid import Grid
 from medseg.imaging.volume import LabelMap
 
@@ -20,7 +21,7 @@ METRICS = ("dice", "iou", "hd_mm", "hd95_mm", "assd_mm", "nsd", "boundary_f1")
 def scored(reference, prediction, spacing=(1.0, 1.0, 1.0), tolerance_mm=1.0):
     grid = Grid(reference.shape, np.diag([*spacing, 1.0]))
     maps = (LabelMap(np.asarray(a, np.uint8), grid, {}) for a in (reference, prediction))
-    (score,) = score_case("case", *maps, tolerance_mm)
+    (score,) = score_case("case", *maps, Settings(tolerances_mm=(tolerance_mm,)))
     return score
 
 

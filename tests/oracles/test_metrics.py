@@ -11,12 +11,14 @@ from scipy import ndimage
 
 from medseg.evaluation.case import score_case
 from medseg.evaluation.cells import surfel_sizes
+from medseg.evaluation.settings import Settings
 from medseg.imaging.grid import Grid
 from medseg.imaging.nifti import read_labels
 from medseg.imaging.volume import LabelMap
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.8, 0.8, 2.5), (3.0, 2.0, 1.0), (0.5, 5.0, 0.7)]
 TOLERANCE_MM = 1.1  # no sum of the spacings' multiples: the oracle compares without a margin for rounding
+SETTINGS = Settings(tolerances_mm=(TOLERANCE_MM,))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def expected(oracle, r, p, spacing):
 def compare(oracle, reference, prediction):
     """Hold every column of every structure against the oracle; returns how many structures there were."""
     spacing = reference.grid.spacing_mm
-    scores = score_case("case", reference, prediction, TOLERANCE_MM)
+    scores = score_case("case", reference, prediction, SETTINGS)
     for score in scores:
         masks = (labels.array == int(score.structure) for labels in (reference, prediction))
         for column, value in expected(oracle, *masks, spacing).items():
@@ -151,7 +153,7 @@ def monai_rows(reference, prediction, spacing, structures):
 
 
 def compare_with_monai(reference, prediction):
-    scores = [s for s in score_case("case", reference, prediction, TOLERANCE_MM) if s.status == "scored"]
+    scores = [s for s in score_case("case", reference, prediction, SETTINGS) if s.status == "scored"]
     structures = [int(score.structure) for score in scores]
     rows = monai_rows(reference.array, prediction.array, reference.grid.spacing_mm, structures)
     for score, row in zip(scores, rows, strict=True):

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from medseg.errors import InputError
-from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import Scores, summarise
+from medseg.evaluation.score import StructureScore
 from medseg.files import write_record
 from medseg.pipeline.expect import Expectation, check_expectations, outcomes_table
 
@@ -35,7 +35,7 @@ def scores(*dices: tuple[str, float | None]) -> Scores:
                 volume_pred_ml=0.0 if dice is None else 1.0,
             )
         )
-    return summarise(rows, {f"c{k}": 30.0 for k in range(len(rows))}, 1.0)
+    return summarise(rows, {f"c{k}": 30.0 for k in range(len(rows))})
 
 
 def checked(folder: Path, **what: Any) -> tuple[bool, float | None]:

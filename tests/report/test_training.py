@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from matplotlib import image as pictures
 
-from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import interval, summarise
+from medseg.evaluation.score import StructureScore
+from medseg.evaluation.settings import Settings
 from medseg.report.training import crossvalidation_table, draw_curves
 
 
@@ -89,14 +90,14 @@ def test_the_interval_of_a_mean() -> None:
 
 def test_where_no_case_is_scored_or_all_have_intervals_nothing_is_said_of_few() -> None:
     rows = [score(f"c{k}", 0.8) for k in range(5)]
-    table = crossvalidation_table(summarise(rows, {f"c{k}": 100.0 for k in range(5)}, 1.0))
+    table = crossvalidation_table(summarise(rows, {f"c{k}": 100.0 for k in range(5)}))
     assert not any("too few" in remark for remark in table.remarks)
 
 
 def test_a_crossvalidation_as_a_table() -> None:
     rows = [score(f"c{k}", 0.8 + 0.02 * k) for k in range(5)] + [score("c5", 0.0, "missed")]
     rows += [score(f"c{k}", 0.5, structure="[spleen]") for k in range(2)]
-    table = crossvalidation_table(summarise(rows, {f"c{k}": 100.0 for k in range(6)}, 1.5))
+    table = crossvalidation_table(summarise(rows, {f"c{k}": 100.0 for k in range(6)}, Settings(tolerances_mm=(1.5,))))
     assert table.columns == ("structure", "cases", "Dice", "HD95 mm", "NSD", "BF1")
     liver, spleen, mean = table.rows
     assert liver[:2] == ("liver", "6")

@@ -8,8 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from medseg.errors import InputError
-from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import Scores, summarise
+from medseg.evaluation.score import StructureScore
+from medseg.evaluation.settings import DEFAULT
 from medseg.files import read_record
 from medseg.inference.export.archive import pack
 from medseg.inference.export.record import ConfigurationScores, FoldModel, ModelFile, TrainingData, coded, data_of
@@ -90,17 +91,17 @@ def _scores(configuration: Name, folds: Sequence[Path]) -> ConfigurationScores |
     rows: list[StructureScore] = []
     diagonals: dict[str, float] = {}
     used: list[str] = []
-    tolerance_mm = 0.0
+    settings = DEFAULT
     for fold in folds:
         path = fold / "validation" / "scores.json"
         if path.is_file():
             scores = read_record(path, Scores)
             rows += [row for row in scores.scores if row.case not in diagonals]
-            diagonals, tolerance_mm = {**scores.diagonals_mm, **diagonals}, scores.tolerance_mm
+            diagonals, settings = {**scores.diagonals_mm, **diagonals}, scores.settings
             used.append(fold.name)
     if not rows:
         return None
-    structures = summarise(rows, diagonals, tolerance_mm).structures
+    structures = summarise(rows, diagonals, settings).structures
     return ConfigurationScores(
         configuration=configuration,
         folds=tuple(used),

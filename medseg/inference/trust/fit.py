@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from medseg.evaluation.case import StructureScore
+from medseg.evaluation.score import StructureScore
 from medseg.inference.trust.calibration import AS_IT_IS, TEMPERATURES, best_temperature, calibration_error
 from medseg.inference.trust.records import CaseTrust, StructureFit, StructureSums, Trust
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import InputError, RunError
-from medseg.evaluation.case import StructureScore
 from medseg.evaluation.cohort import summarise, write_scores
+from medseg.evaluation.score import StructureScore
 from medseg.events import Note
 from medseg.files import RESEARCH_USE
 from medseg.imaging.grid import Grid
@@ -46,7 +46,7 @@ def scored(fold: Path, cases: tuple[str, ...], dice: float) -> None:
         )
         for case in cases
     ]  # fmt: skip
-    write_scores(fold / "validation", summarise(rows, dict.fromkeys(cases, 20.0), 1.0))
+    write_scores(fold / "validation", summarise(rows, dict.fromkeys(cases, 20.0)))
 
 
 def chosen_run(root: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.evaluation.case import StructureScore
+from medseg.evaluation.score import StructureScore
 from medseg.inference.trust.assess import assess
 from medseg.inference.trust.fit import FEWEST, SHRUNK, fit_trust, predicted_dice
 from medseg.inference.trust.records import CaseTrust, Oddity, StructureSums, Trust

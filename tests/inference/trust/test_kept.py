@@ -32,7 +32,7 @@ def test_what_all_finished_folds_kept_is_learned_from(tmp_path: Path) -> None:
         for name in part:
             keep_case_trust(fold, name, cases[name])
         rows = [row for row in scores if row.case in part]
-        write_scores(fold / "validation", summarise(rows, dict.fromkeys(part, 1.0), 1.0))
+        write_scores(fold / "validation", summarise(rows, dict.fromkeys(part, 1.0)))
     trust = fit_trust_of(run)
     assert trust is not None
     assert trust.cases == 6  # fold 1 has no model yet
