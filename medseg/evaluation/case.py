@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from scipy.ndimage import find_objects
+import numpy as np
 
 from medseg.errors import GeometryError
-from medseg.evaluation.cells import surfel_sizes
-from medseg.evaluation.overlap import Labels, Overlap, count_overlaps
-from medseg.evaluation.score import StructureScore, structure_score
+from medseg.evaluation.engine.choice import engine
+from medseg.evaluation.engine.values import Elements, Engine, Labels
+from medseg.evaluation.overlap import Overlap
+from medseg.evaluation.score import StructureScore, expected, structure_score
 from medseg.evaluation.settings import DEFAULT, Settings
-from medseg.evaluation.surface import distances, surface_metrics, surface_of
+from medseg.evaluation.surface import MODES, Place, surface_metrics, touches_border, without_fov_faces
 from medseg.imaging.grid import Grid
 from medseg.imaging.volume import LabelMap
 
+Surfaces = Mapping[int, Elements]
+
 
 def score_case(
-    case: str, reference: LabelMap, prediction: LabelMap, settings: Settings = DEFAULT
+    case: str,
+    reference: LabelMap,
+    prediction: LabelMap,
+    settings: Settings = DEFAULT,
+    threads: int = 1,
+    by: Engine | None = None,
 ) -> tuple[StructureScore, ...]:
     """Score every structure that either map names or holds, in the order of the label values.
 
-    A volume of a single slice is scored in 2D: as a solid, its flat faces would outweigh its contour.
+    A volume of a single slice is scored in 2D: as a solid, its flat faces would outweigh its contour. by: another
+    engine than the fastest there is.
 
     Raises:
         GeometryError: the two grids differ.
     """
     _refuse_other_grid(reference.grid, prediction.grid)
-    r, p, spacing_mm = _arranged(reference, prediction)
-    overlaps = count_overlaps(r, p)
     names = {**prediction.names, **reference.names}
+    scoring = _Scoring(*_arranged(reference, prediction), settings, by or engine())
+    overlaps = scoring.engine.overlaps(scoring.reference, scoring.prediction)
     called = {value: names.get(value, str(value)) for value in sorted({*overlaps, *names} - {0})}
-    in_both = {value for value, overlap in overlaps.items() if overlap.reference and overlap.prediction}
-    surfaces = _surface_scores(r, p, spacing_mm, {value: settings.tolerances(called[value]) for value in in_both})
+    in_both = [value for value, overlap in overlaps.items() if overlap.reference and overlap.prediction]
+    with ThreadPoolExecutor(threads) as pool:
+        surfaces = scoring.surfaces(pool, threads)
+        by_size = sorted(in_both, key=lambda value: -overlaps[value].reference - overlaps[value].prediction)
+        found = pool.map(lambda value: scoring.beyond_counts(value, called[value], surfaces), by_size)
+        metrics = dict(zip(by_size, found, strict=True))
     return tuple(
         structure_score(
             case,
@@ -41,11 +56,60 @@ def score_case(
             overlaps.get(value, Overlap(0, 0, 0)),
             reference.grid.voxel_ml,
             settings,
-            surfaces.get(value, {}),
-            touches_border=False,
+            metrics.get(value, {}),
+            any(touches_border(side.surface[value], scoring.place) for side in surfaces if value in side.surface),
         )
         for value, name in called.items()
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """The surfaces of one map by label: as the mode has them, and as border voxels."""
+
+    surface: Surfaces
+    borders: Surfaces
+
+
+@dataclass(frozen=True, eq=False)
+class _Scoring:
+    """Two maps (I, J, K), the fastest axis last, and what they are compared by."""
+
+    reference: Labels
+    prediction: Labels
+    place: Place
+    settings: Settings
+    engine: Engine
+
+    def surfaces(self, pool: ThreadPoolExecutor, threads: int) -> tuple[_Side, _Side]:
+        """Both maps at once, where there are threads for it."""
+        of_each = (threads + 1) // 2
+        reference, prediction = pool.map(lambda labels: self._side(labels, of_each), (self.reference, self.prediction))
+        return reference, prediction
+
+    def _side(self, labels: Labels, threads: int) -> _Side:
+        borders = self.engine.borders(labels, self.place.planar, threads)
+        if self.settings.surface == "voxel":
+            return _Side(borders, borders)
+        return _Side(self.engine.corners(labels, self.place.planar, threads), borders)
+
+    def beyond_counts(self, value: int, name: str, surfaces: tuple[_Side, _Side]) -> dict[str, float | None]:
+        """All metrics of a structure that both maps hold, but those of voxel counts."""
+        borders = surfaces[0].borders[value], surfaces[1].borders[value]
+        labels = self.reference, self.prediction
+        bands = self.engine.bands(labels, borders, value, self.settings.boundary_iou_mm, self.place.spacing_mm)
+        return {**self._surface_metrics(value, name, surfaces), "boundary_iou": bands.iou}
+
+    def _surface_metrics(self, value: int, name: str, surfaces: tuple[_Side, _Side]) -> dict[str, float | None]:
+        r, p = (side.surface[value] for side in surfaces)
+        mode = self.settings.surface
+        if self.settings.fov_faces == "exclude":
+            r, p = (without_fov_faces(one, mode, self.place) for one in (r, p))
+            if not len(r) or not len(p):  # nothing to measure, or nothing to measure it to
+                groups = ("distance", "boundary") if len(r) or len(p) else ()
+                return {one.name: one.missed for one in expected(self.settings, name) if one.group in groups}
+        there, back = (MODES[mode](self.engine, *pair, self.place) for pair in ((r, p), (p, r)))
+        return {**surface_metrics(self.engine, mode, there, back, self.settings.tolerances(name))}
 
 
 def diagonal_mm(grid: Grid) -> float:
@@ -67,29 +131,16 @@ def _refuse_other_grid(reference: Grid, prediction: Grid) -> None:
         )
 
 
-def _arranged(reference: LabelMap, prediction: LabelMap) -> tuple[Labels, Labels, Sequence[float]]:
-    """Both arrays without a single-slice axis, the fastest axis last; no metric depends on the order of axes."""
+def _arranged(reference: LabelMap, prediction: LabelMap) -> tuple[Labels, Labels, Place]:
+    """Both arrays with an axis of a single slice first and the fastest axis last, which no metric depends on."""
     r, p = reference.array, prediction.array
-    spacing_mm: Sequence[float] = reference.grid.spacing_mm
-    if 1 in r.shape:  # of several such axes the coarsest, so that the order of axes does not decide
+    spacing_mm = reference.grid.spacing_mm
+    order = sorted(range(3), key=lambda axis: -abs(r.strides[axis]))
+    planar = 1 in r.shape
+    if planar:  # of several such axes the coarsest, so that the order of axes does not decide
         single = max((axis for axis in range(3) if r.shape[axis] == 1), key=lambda axis: spacing_mm[axis])
-        r, p = r.squeeze(single), p.squeeze(single)
-        spacing_mm = [mm for axis, mm in enumerate(spacing_mm) if axis != single]
-    order = sorted(range(r.ndim), key=lambda axis: -abs(r.strides[axis]))
-    return r.transpose(order), p.transpose(order), [spacing_mm[axis] for axis in order]
-
-
-def _surface_scores(
-    r: Labels, p: Labels, spacing_mm: Sequence[float], tolerances_mm: Mapping[int, Sequence[float]]
-) -> dict[int, dict[str, float]]:
-    """Of the structures that both maps hold; `tolerances_mm` has them, the main tolerance first."""
-    if not tolerances_mm:
-        return {}
-    sizes = surfel_sizes(spacing_mm)
-    boxes_r, boxes_p = find_objects(r, max(tolerances_mm)), find_objects(p, max(tolerances_mm))
-    scores = {}
-    for value, of_it in tolerances_mm.items():
-        box_r, box_p = boxes_r[value - 1], boxes_p[value - 1]
-        surfaces = surface_of(r, value, box_r, sizes), surface_of(p, value, box_p, sizes)
-        scores[value] = surface_metrics(*distances(*surfaces, spacing_mm), of_it)
-    return scores
+        order = [single, *(axis for axis in order if axis != single)]
+    kind = np.result_type(r, p)
+    i, j, k = (spacing_mm[axis] for axis in order)
+    r, p = (array.transpose(order).astype(kind, copy=False) for array in (r, p))
+    return r, p, Place((i, j, k), planar)

@@ -36,9 +36,42 @@ def surfel_sizes(spacing_mm: Sequence[float]) -> Floats:
     return _size(_normals(), np.prod(spacing) / spacing)  # a normal scales with the two other axes
 
 
+def cell_codes(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """For each cell of 2x2(x2) neighbours in an array of 0 and 1 its code in `surfel_sizes`, one less a side."""
+    codes = mask
+    bits = 1
+    for axis in reversed(range(mask.ndim)):  # one axis at a time, each doubles the number of voxels in the code
+        low = tuple(slice(None, -1) if n == axis else slice(None) for n in range(mask.ndim))
+        high = tuple(slice(1, None) if n == axis else slice(None) for n in range(mask.ndim))
+        codes = np.bitwise_or(codes[low] << np.uint8(bits), codes[high])
+        bits *= 2
+    return codes
+
+
 def _size(vectors: Floats, scale: Floats) -> Floats:
     sizes: Floats = np.linalg.norm(vectors * scale, axis=-1).sum(axis=-1)
     return sizes
+
+
+@lru_cache(maxsize=2)
+def surface_triangles(ndim: int) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Triangles of the 0.5-isosurface in a cell for every code: corners (256, 4, 3, 3) of up to four; how many (256,).
+
+    Corners lie between 0, the centre of the first voxel along an axis, and 1, that of the second. In 2D the axes are
+    the last two, and a segment of the contour is a triangle without area, its end twice; codes are the first 16.
+    """
+    corners, counts = np.zeros((256, 4, 3, 3)), np.zeros(256, np.int64)
+    if ndim == 2:
+        for code, inside in _codes(2):
+            for n, (begin, end) in enumerate(_cuts(_AROUND, inside)):
+                corners[code, n, :, 1:] = np.array([begin, end, end]) / 2.0
+                counts[code] = n + 1
+        return corners, counts
+    for code, inside in _codes(3):
+        triangles = [one for loop in _loops(inside) for one in _triangles(np.array(loop) / 2.0)]
+        corners[code, : len(triangles)] = np.reshape(triangles, (-1, 3, 3))
+        counts[code] = len(triangles)
+    return corners, counts
 
 
 @lru_cache(maxsize=1)
@@ -54,11 +87,13 @@ def _segments() -> Floats:
 @lru_cache(maxsize=1)
 def _normals() -> Floats:
     """Area vectors (256, 4, 3) of at most four triangles in a unit cube, for every code of its eight corners."""
-    table = np.zeros((256, 4, 3))
-    for code, inside in _codes(3):
-        vectors = [vector for loop in _loops(inside) for vector in _triangulated(np.array(loop) / 2.0)]
-        table[code, : len(vectors)] = np.reshape(vectors, (-1, 3))
-    return table
+    return _area_vectors(surface_triangles(3)[0])
+
+
+def _area_vectors(triangles: Floats) -> Floats:
+    """Of triangles (..., 3, 3)."""
+    a, b, c = (triangles[..., n, :] for n in range(3))
+    return np.cross(b - a, c - a) / 2.0
 
 
 def _codes(ndim: int) -> Iterator[tuple[int, Inside]]:
@@ -104,13 +139,10 @@ def _loops(inside: Inside) -> list[list[Corner]]:
     return loops
 
 
-def _triangulated(loop: Floats) -> Floats:
-    """Area vectors of the loop's triangles; of all triangulations Lorensen's are those of the largest area."""
-    choices = []
-    for triangles in _triangulations(0, len(loop) - 1):
-        a, b, c = (loop[[triangle[n] for triangle in triangles]] for n in range(3))
-        choices.append(np.cross(b - a, c - a) / 2.0)
-    return max(choices, key=lambda vectors: round(float(np.linalg.norm(vectors, axis=1).sum()), 9))
+def _triangles(loop: Floats) -> Floats:
+    """The loop's triangles (N, 3, 3); of all triangulations Lorensen's are those of the largest area."""
+    choices = [loop[np.array(triangles)] for triangles in _triangulations(0, len(loop) - 1)]
+    return max(choices, key=lambda of: round(float(np.linalg.norm(_area_vectors(of), axis=1).sum()), 9))
 
 
 def _triangulations(first: int, last: int) -> Iterator[list[Triangle]]:

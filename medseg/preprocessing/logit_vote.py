@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from medseg.compiled import compiled
 from medseg.parallel import available_cores
 from medseg.preprocessing.axis import Orders, Shape, pairs
 
@@ -113,31 +113,12 @@ class LogitVote:
         )
 
 
-def _compiled(
-    signature: str | None = None, fastmath: Any = False
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """numba's compiler; what it made is kept on disk for the next time, if there is a folder to write to."""
-    compiler: Any = partial(numba.njit, signature, nogil=True, fastmath=fastmath)
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        made: Callable[..., Any]
-        try:
-            made = compiler(cache=True)(function)
-        except RuntimeError as error:
-            if "cannot cache" not in str(error):
-                raise
-            made = compiler()(function)
-        return made
-
-    return compiled
-
-
 # Types are named, so that each function is compiled once, not anew for every layout that comes by.
 _PLANE, _FOUND, _INDICES, _WEIGHTS = "float32[:, :, ::1]", "uint16[:, ::1]", "intp[::1]", "float64[::1]"
 _AXIS = f"{_INDICES}, {_INDICES}, {_WEIGHTS}"
 
 
-@_compiled(f"({_PLANE}, {_FOUND})", fastmath={"nnan", "nsz"})
+@compiled(f"({_PLANE}, {_FOUND})", fastmath={"nnan", "nsz"})
 def _largest(plane_QRL: Any, found: Any) -> None:
     for j in range(plane_QRL.shape[0]):
         for k in range(plane_QRL.shape[1]):
@@ -151,7 +132,7 @@ def _largest(plane_QRL: Any, found: Any) -> None:
             found[j, k] = at
 
 
-@_compiled(f"({_PLANE}, {_FOUND})")
+@compiled(f"({_PLANE}, {_FOUND})")
 def _last_above(plane_QRL: Any, found: Any) -> None:
     for j in range(plane_QRL.shape[0]):
         for k in range(plane_QRL.shape[1]):
@@ -167,7 +148,8 @@ def _voter(kind: str) -> Callable[..., None]:
     """`_vote` for label maps of this type."""
     planes = f"{_PLANE}, {_PLANE}, {_FOUND}, {_FOUND}"
     signature = f"({planes}, {_AXIS}, {_AXIS}, {_WEIGHTS}, {kind}[::1], {kind}[:, :, :], boolean)"
-    return _compiled(signature)(_vote)
+    vote: Callable[..., None] = compiled(signature)(_vote)
+    return vote
 
 
 def _vote(
@@ -206,12 +188,12 @@ def _vote(
                         box[x, y, z] = table[_winner(ends, chosen, several, w[z], painted)]
 
 
-@_compiled()
+@compiled()
 def _all_are(one: Any, found: Any, j: Any, jj: Any, k: Any, kk: Any) -> Any:
     return one == found[j, k] and one == found[j, kk] and one == found[jj, k] and one == found[jj, kk]
 
 
-@_compiled()
+@compiled()
 def _candidates(
     low: Any, high: Any, j: Any, jj: Any, k: Any, kk: Any, painted: Any,
     found: Any, exceeded: Any, chosen: Any, corners: Any,
@@ -239,7 +221,7 @@ def _candidates(
     return several
 
 
-@_compiled()
+@compiled()
 def _exceeds(
     a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any,
     a0: Any, b0: Any, c0: Any, d0: Any, e0: Any, f0: Any, g0: Any, h0: Any, exceeded: Any,
@@ -250,7 +232,7 @@ def _exceeds(
         exceeded[n] |= lower & (e[n] < e0) & (f[n] < f0) & (g[n] < g0) & (h[n] < h0)
 
 
-@_compiled()
+@compiled()
 def _between(old: Any, new: Any, several: Any, weight: Any) -> None:
     """The first half of each row of `old` and its second half, which has `weight`, to one row of `new`."""
     half = new.shape[1]
@@ -259,7 +241,7 @@ def _between(old: Any, new: Any, several: Any, weight: Any) -> None:
             new[m, n] = (1 - weight) * old[m, n] + weight * old[m, half + n]
 
 
-@_compiled()
+@compiled()
 def _winner(ends: Any, chosen: Any, several: Any, weight: Any, painted: Any) -> Any:
     """The place in the table of a new voxel that lies between the two ends of a line."""
     best, winner = -np.inf, 0

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from medseg.evaluation import surface
 from medseg.evaluation.case import score_case
 from medseg.evaluation.settings import Settings
 from medseg.imaging.grid import Grid
@@ -173,16 +172,6 @@ def test_a_larger_tolerance_never_lowers_nsd(pair, spacing):
     assert all(0 <= score.nsd <= 1 + 1e-12 for score in at)
     assert at[0].hd95_mm <= at[0].hd_mm
     assert scored(*pair, spacing, at[0].hd_mm).nsd == pytest.approx(1)
-
-
-@few
-@given(pairs(), spacings)
-def test_tree_and_distance_transform_agree(pair, spacing):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(surface, "VOXELS_PER_SEARCH", 0)
-        by_tree = scored(*pair, spacing)
-        patch.setattr(surface, "VOXELS_PER_SEARCH", 10**9)
-        same(by_tree, scored(*pair, spacing))
 
 
 def test_other_labels_nearby_change_nothing():

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import ConvexHull
 
-from medseg.evaluation.cells import surfel_sizes
-from medseg.evaluation.surface import cell_codes
+from medseg.evaluation.cells import cell_codes, surfel_sizes
 from medseg.inference.boxes import Box
 from medseg.inference.measuring.voxels import StructureVoxels
 
