@@ -15,7 +15,7 @@ import numpy.typing as npt
 from medseg.evaluation.cells import surface_triangles
 from medseg.evaluation.engine import bands, counting, nearest, sweep, triangles
 from medseg.evaluation.engine.values import Bands, Elements, Floats, Labels, Shape, Spacing, Sums
-from medseg.evaluation.overlap import Overlap
+from medseg.evaluation.overlap import Overlap, count_overlaps
 from medseg.imaging.volume import distinct
 
 ROWS = 100  # around a query that are searched first
@@ -36,7 +36,7 @@ class CompiledEngine:
         r, p = _frozen(reference).reshape(-1), _frozen(prediction).reshape(-1)
         values_r, values_p = _values(r), _values(p)
         if len(values_r) * len(values_p) > MOST_PAIRS:
-            raise ValueError("too many labels for a joint histogram")
+            return count_overlaps(reference, prediction)  # the histogram would take more than a label map
         counts = np.zeros((len(values_r), len(values_p)), np.int64)
         whole = r.size // (8 // r.itemsize) * (8 // r.itemsize)
         index_r, index_p = _index(values_r, r), _index(values_p, p)

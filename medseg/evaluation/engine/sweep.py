@@ -25,44 +25,57 @@ def corners(labels: Any, begin: int, end: int, whole: int) -> Any:
     inside, 255, or 15 where there is only one plane, of which only the lower corners are asked for.
     """
     nj, nk = labels.shape[1], labels.shape[2]
-    rows = np.zeros((2, 2, nk + 2), labels.dtype)  # (plane below or above, row before or after), background at the ends
-    differs = np.zeros(nk + 2, labels.dtype)
-    mixed = np.zeros((nk + 8) // 8 * 8, labels.dtype)
-    words, per_word = mixed.view(np.uint64), 8 // labels.itemsize
+    per_word, step = 8 // labels.itemsize, np.uint64(8 * labels.itemsize)
+    back, ones = np.uint64(64) - step, ~np.uint64(0)
+    planes = _planes(labels, 2)
+    _take(labels, begin - 1, planes[(begin - 1) & 1])
     found = np.empty(1 << 12, np.uint64)
     n = 0
-    around = np.zeros(8, np.int64)
     for i in range(begin, end):
-        rows[:] = 0
+        _take(labels, i, planes[i & 1])
+        low, high = planes[(i - 1) & 1], planes[i & 1]
+        low_words, high_words = low.view(np.uint64), high.view(np.uint64)
         for j in range(nj + 1):
-            now = j & 1
-            _take(labels, i - 1, j, rows[0, now])
-            _take(labels, i, j, rows[1, now])
-            a, b, c, d = rows[0, 1 - now], rows[0, now], rows[1, 1 - now], rows[1, now]
-            for k in range(nk + 2):
-                differs[k] = (a[k] ^ b[k]) | (a[k] ^ c[k]) | (a[k] ^ d[k])
-            for k in range(nk + 1):
-                mixed[k] = differs[k] | differs[k + 1] | (a[k] ^ a[k + 1])
-            row = (i * (nj + 1) + j) * (nk + 1)
-            for word in range(words.size):
-                if words[word] == 0:
+            a, b, c, d = low_words[j], low_words[j + 1], high_words[j], high_words[j + 1]
+            this, differs = a[0], (a[0] ^ b[0]) | (a[0] ^ c[0]) | (a[0] ^ d[0])
+            for word in range(a.size - 1):  # of which the voxels one further are shifted beside the first ones
+                after = a[word + 1]
+                differs_after = (after ^ b[word + 1]) | (after ^ c[word + 1]) | (after ^ d[word + 1])
+                mixed = (
+                    differs | (differs >> step) | (differs_after << back) | (this ^ ((this >> step) | (after << back)))
+                )
+                this, differs = after, differs_after
+                if mixed == 0:
                     continue
                 found = _with_room(found, n + 64)
-                for k in range(word * per_word, min(word * per_word + per_word, nk + 1)):
-                    if mixed[k] != 0:
-                        around[0], around[1], around[2], around[3] = a[k], a[k + 1], b[k], b[k + 1]
-                        around[4], around[5], around[6], around[7] = c[k], c[k + 1], d[k], d[k + 1]
-                        n = _pack_corner(around, row + k, whole, found, n)
+                for k in range(word * per_word, word * per_word + per_word):
+                    one, mixed = mixed & (ones >> back), mixed >> step
+                    if one == 0:
+                        continue
+                    below = (low[j, k], low[j, k + 1], low[j + 1, k], low[j + 1, k + 1])
+                    above = (high[j, k], high[j, k + 1], high[j + 1, k], high[j + 1, k + 1])
+                    n = _pack_corner(below, above, (i * (nj + 1) + j) * (nk + 1) + k, whole, found, n)
     return found[:n]
 
 
 @compiled()
-def _take(labels: Any, i: int, j: int, row: Any) -> None:
-    """Copy a row of labels between the two ends of `row`, or background where there is none."""
-    if 0 <= i < labels.shape[0] and 0 <= j < labels.shape[1]:
-        row[1 : labels.shape[2] + 1] = labels[i, j]
-    else:
-        row[:] = 0
+def _planes(labels: Any, n: int) -> Any:
+    """Empty planes, each with room for background all around one of `labels`; rows are whole 64-bit words, one more."""
+    per_word = 8 // labels.itemsize
+    words = (labels.shape[2] + 2 + per_word - 1) // per_word + 1
+    return np.zeros((n, labels.shape[1] + 2, words * per_word), labels.dtype)
+
+
+@compiled()
+def _take(labels: Any, i: int, plane: Any) -> None:
+    """Copy a plane of labels into the middle of `plane`, or background where there is none."""
+    if not 0 <= i < labels.shape[0]:
+        plane[:] = 0
+        return
+    for j in range(labels.shape[1]):
+        row, into = labels[i, j], plane[j + 1]
+        for k in range(labels.shape[2]):  # in vectors, many times as fast as assigning the slice
+            into[k + 1] = row[k]
 
 
 @compiled()
@@ -76,57 +89,88 @@ def _with_room(found: Any, n: int) -> Any:
 
 
 @compiled()
-def _pack_corner(around: Any, place: int, whole: int, found: Any, n: int) -> int:
+def _pack_corner(below: Any, above: Any, place: int, whole: int, found: Any, n: int) -> int:
     """Add a corner once for each label among the 8 voxels around it; the new number of what was found."""
-    for corner in range(8):
-        label = around[corner]
-        if label == 0:
-            continue
-        code = 0
-        for other in range(8):
-            if around[other] == label:
-                if other < corner:  # its turn came before
-                    code = whole
-                    break
-                code |= 128 >> other
-        if code != whole:
-            found[n] = np.uint64((label << LABEL) | (place << PLACE) | code)
-            n += 1
+    highest = max(
+        max(max(below[0], below[1]), max(below[2], below[3])), max(max(above[0], above[1]), max(above[2], above[3]))
+    )
+    code = _code(below, above, highest)
+    if code != whole:
+        found[n] = _packed(highest, place, code)
+        n += 1
+    rest = 255 & ~(code | _code(below, above, 0))
+    while rest:  # other labels, seldom
+        at = 0
+        while not rest & (128 >> at):
+            at += 1
+        label = below[at] if at < 4 else above[at - 4]
+        code = _code(below, above, label)
+        found[n] = _packed(label, place, code)
+        n += 1
+        rest &= ~code
     return n
+
+
+@compiled()
+def _code(below: Any, above: Any, label: Any) -> Any:
+    """Which of the 8 voxels have a label, the first in the highest bit."""
+    first = (below[0] == label) << 3 | (below[1] == label) << 2 | (below[2] == label) << 1 | (below[3] == label)
+    return (
+        first << 4
+        | (above[0] == label) << 3
+        | (above[1] == label) << 2
+        | (above[2] == label) << 1
+        | (above[3] == label)
+    )
+
+
+@compiled()
+def _packed(label: Any, place: int, code: int) -> Any:
+    return (np.uint64(label) << np.uint64(LABEL)) | np.uint64((place << PLACE) | code)
 
 
 @compiled()
 def borders(labels: Any, begin: int, end: int, planar: bool) -> Any:
     """Packed border voxels in the planes `begin` to `end`, in raster order; `planar`: of a plane there is no above."""
     nj, nk = labels.shape[1], labels.shape[2]
-    rows = np.zeros((5, nk + 2), labels.dtype)  # here, before, after, below, above; background at the ends
-    here, before, after, below, above = rows[0], rows[1], rows[2], rows[3], rows[4]
-    mixed = np.zeros((nk + 7) // 8 * 8, labels.dtype)
-    words, per_word = mixed.view(np.uint64), 8 // labels.itemsize
+    per_word, step = 8 // labels.itemsize, np.uint64(8 * labels.itemsize)
+    back, ones = np.uint64(64) - step, ~np.uint64(0)
+    planes = _planes(labels, 3)
+    _take(labels, begin - 1, planes[(begin + 2) % 3])
+    _take(labels, begin, planes[begin % 3])
     found = np.empty(1 << 12, np.uint64)
     n = 0
     for i in range(begin, end):
-        for j in range(nj):
-            _take(labels, i, j, here)
-            _take(labels, i, j - 1, before)
-            _take(labels, i, j + 1, after)
-            _take(labels, i if planar else i - 1, j, below)
-            _take(labels, i if planar else i + 1, j, above)
-            for k in range(nk):
-                at = here[k + 1]
-                across = (at ^ before[k + 1]) | (at ^ after[k + 1]) | (at ^ below[k + 1]) | (at ^ above[k + 1])
-                mixed[k] = across | (at ^ here[k]) | (at ^ here[k + 2])
-            row = (i * nj + j) * nk
-            for word in range(words.size):
-                if words[word] == 0:
+        _take(labels, i + 1, planes[(i + 1) % 3])
+        here = planes[i % 3]
+        words, low, high = (
+            here.view(np.uint64),
+            planes[(i + 2) % 3].view(np.uint64),
+            planes[(i + 1) % 3].view(np.uint64),
+        )
+        if planar:
+            low, high = words, words
+        for j in range(1, nj + 1):
+            row, before, after = words[j], words[j - 1], words[j + 1]
+            last = np.uint64(0)
+            for word in range(row.size - 1):
+                at = row[word]
+                across = (at ^ before[word]) | (at ^ after[word]) | (at ^ low[j, word]) | (at ^ high[j, word])
+                left, right = (at << step) | (last >> back), (at >> step) | (row[word + 1] << back)
+                last = at
+                mixed = across | (at ^ left) | (at ^ right)
+                if mixed == 0 or at == 0:
                     continue
                 found = _with_room(found, n + 8)
-                for k in range(word * per_word, min(word * per_word + per_word, nk)):
-                    label = np.int64(here[k + 1])
-                    if mixed[k] != 0 and label != 0:
-                        code = _meets_another(labels, i, j, k)
-                        found[n] = np.uint64((label << LABEL) | ((row + k) << PLACE) | code)
-                        n += 1
+                for k in range(word * per_word - 1, word * per_word + per_word - 1):
+                    one, mixed, label, at = mixed & (ones >> back), mixed >> step, at & (ones >> back), at >> step
+                    if one == 0 or label == 0:
+                        continue
+                    code = 1
+                    if k in (0, nk - 1) or j in (1, nj) or i in (0, len(labels) - 1):
+                        code = _meets_another(labels, i, j - 1, k)
+                    found[n] = (label << np.uint64(LABEL)) | np.uint64((((i * nj + j - 1) * nk + k) << PLACE) | code)
+                    n += 1
     return found[:n]
 
 
