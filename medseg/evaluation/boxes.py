@@ -15,11 +15,18 @@ Box = tuple[slice, ...]
 
 def box_of(*masks: Mask) -> Box | None:
     """The smallest box with every voxel of these masks of one shape; None where all are empty."""
-    boxes: list[Box | None] = [find_objects(mask.view(np.uint8), 1)[0] for mask in masks]
-    found = [box for box in boxes if box is not None]
+    found = [box for mask in masks if (box := _box_of(mask)) is not None]
     if not found:
         return None
     return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*found, strict=True))
+
+
+def _box_of(mask: Mask) -> Box | None:
+    order = sorted(
+        range(mask.ndim), key=lambda axis: -abs(mask.strides[axis])
+    )  # of memory, which is several times as fast
+    box: Box | None = find_objects(mask.view(np.uint8).transpose(order), 1)[0]
+    return None if box is None else tuple(box[order.index(axis)] for axis in range(mask.ndim))
 
 
 def grown(box: Box, mm: float, spacing_mm: Sequence[float], shape: Sequence[int]) -> Box:

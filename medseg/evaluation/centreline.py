@@ -3,7 +3,7 @@
 Centrelines are found by thinning (scikit-image's: Zhang 1984 for slices, Lee 1994 for volumes), which works on indices,
 so both masks are brought to isotropic voxels first. Lee's thinning peels an even number of layers to nothing: straight
 tubes of even width vanish (scikit-image#3757), and of a tree it drops single branches. So each component is looked at,
-and thinned once more in half voxels, where every width is odd, if its centreline does not reach all of it.
+and where its centreline does not reach it is thinned once more in half voxels, in which every width is odd.
 
 The order in which voxels are peeled off is that of their indices. So a flip or another order of axes may move a
 centreline by a voxel where a tube has no middle voxel, and shares by a few per cent of a short or ragged tube.
@@ -19,7 +19,10 @@ import numpy.typing as npt
 from scipy.ndimage import binary_erosion, find_objects, generate_binary_structure, label
 from scipy.spatial import cKDTree
 
-from medseg.evaluation.boxes import Mask, as_mask, box_of
+from medseg.evaluation.boxes import Box, Mask, as_mask, box_of, grown
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 _REACH, _MORE = 2.0, 2.0  # radii and voxels: how far from a centreline the corners at the end of a thick tube may lie
 
@@ -77,13 +80,41 @@ def _share_inside(line: Mask, mask: Mask) -> float:
 
 def _of_component(component: Mask) -> Mask:
     line = _thinned(component)
-    if not _reaches_all(line, component):
-        line = _thinned_in_halves(component)
+    border = cKDTree(np.argwhere(component & ~binary_erosion(component)))
+    for box in _missed(line, border):
+        more = np.argwhere(_thinned_in_halves(component[box])) + [side.start for side in box]
+        away, radius = _to_line(more, line, border)
+        line[tuple(more[away > radius].T)] = True
     if not line.any():  # not known to happen: a line of one voxel, the nearest to the component's centre
         voxels = np.argwhere(component)
         middle = voxels[np.square(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]
         line[tuple(middle)] = True
     return line
+
+
+def _missed(line: Mask, border: cKDTree) -> list[Box]:
+    """Boxes about the parts of a component whose border lies farther from its line than about two radii of its tube,
+    and about as much more, so that the tube is whole where the line ends.
+    """
+    voxels = border.data.astype(np.int64)
+    away, radius = _to_line(voxels, line, border)
+    reach = _REACH * radius + _MORE
+    missed = away > reach
+    if not missed.any():
+        return []
+    there = np.zeros_like(line)
+    there[tuple(voxels[missed].T)] = True
+    numbers, _ = label(there, generate_binary_structure(line.ndim, line.ndim))
+    return [grown(box, reach[missed].max(), [1.0] * line.ndim, line.shape) for box in find_objects(numbers)]
+
+
+def _to_line(voxels: Ints, line: Mask, border: cKDTree) -> tuple[Floats, Floats]:
+    """How far each voxel lies from a line, and the radius of the tube there; without a line infinitely far, and 0."""
+    on_line = np.argwhere(line)
+    if not len(on_line):
+        return np.full(len(voxels), np.inf), np.zeros(len(voxels))
+    away, nearest = cKDTree(on_line).query(voxels)
+    return np.asarray(away), np.asarray(border.query(on_line)[0])[nearest] + 1
 
 
 def _thinned(mask: Mask) -> Mask:
@@ -92,34 +123,22 @@ def _thinned(mask: Mask) -> Mask:
     return as_mask(skeletonize(mask))
 
 
-def _reaches_all(line: Mask, component: Mask) -> bool:
-    """Whether no voxel of the component's border lies farther off than about two radii of the tube at its nearest
-    voxel of the line.
+def _thinned_in_halves(mask: Mask) -> Mask:
+    """A centreline found in half voxels: a tube of width w is 2w + 1 of them wide, which is odd.
+
+    A half voxel between voxels belongs to the mask if any of these does, so that what touches stays connected. What
+    lies between voxels on the line becomes the first of them that lies in the mask.
     """
-    on_line, border = np.argwhere(line), np.argwhere(component & ~binary_erosion(component))
-    if not len(on_line):
-        return False
-    radius = np.asarray(cKDTree(border).query(on_line)[0]) + 1
-    away, nearest = cKDTree(on_line).query(border)
-    return bool((away <= _REACH * radius[nearest] + _MORE).all())
-
-
-def _thinned_in_halves(component: Mask) -> Mask:
-    """The centreline of a component found in half voxels: a tube of width w is 2w + 1 of them wide, which is odd.
-
-    A half voxel between voxels belongs to the component if any of these does, so that what touches stays connected. A
-    piece of the line between two voxels becomes the first of them that lies in the component.
-    """
-    halves = component
-    for axis in range(component.ndim):
+    halves = mask
+    for axis in range(mask.ndim):
         halves = _halved(halves, axis)
     left = np.argwhere(_thinned(halves))
-    found = np.zeros_like(component)
-    last = np.array(component.shape) - 1
-    for side in product((0, 1), repeat=component.ndim):
+    found = np.zeros_like(mask)
+    last = np.array(mask.shape) - 1
+    for side in product((0, 1), repeat=mask.ndim):
         voxels = (left - 1) // 2 + np.array(side) * (left % 2 == 0)
         inside = ((voxels >= 0) & (voxels <= last)).all(axis=1)
-        inside[inside] = component[tuple(voxels[inside].T)]
+        inside[inside] = mask[tuple(voxels[inside].T)]
         found[tuple(voxels[inside].T)] = True
         left = left[~inside]
     return found
