@@ -147,7 +147,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         "",
         "higher",
         "centreline",
-        "share of the prediction's skeleton inside the reference",
+        "share of the prediction's skeleton (isotropic voxels) inside the reference",
     ),
     Metric(
         "centreline_sensitivity",
@@ -155,10 +155,17 @@ METRICS: Final[tuple[Metric, ...]] = (
         "",
         "higher",
         "centreline",
-        "share of the reference's skeleton inside the prediction",
+        "share of the reference's skeleton (isotropic voxels) inside the prediction",
     ),
     Metric(
-        "lesions_ref", "lesions ref", "count", "", "lesions", "26-connected components of the reference", None, None
+        "lesions_ref",
+        "lesions ref",
+        "count",
+        "",
+        "lesions",
+        "26-connected components of the reference, of the least volume or more",
+        None,
+        None,
     ),
     Metric("lesions_pred", "lesions pred", "count", "", "lesions", "those of the prediction", None, None),
     Metric(
@@ -182,17 +189,35 @@ METRICS: Final[tuple[Metric, ...]] = (
         None,
         0.0,
     ),
-    Metric("lesion_f1", "lesion F1", "", "higher", "lesions", "2 TP / (2 TP + FP + FN), of lesions"),
+    Metric(
+        "lesion_f1",
+        "lesion F1",
+        "",
+        "higher",
+        "lesions",
+        "2 TP / (2 TP + FP + FN), of lesions; TP are those of the reference that are met so",
+    ),
     Metric(
         "lesion_f1_overlap",
         "lesion F1 (any overlap)",
         "",
         "higher",
         "lesions",
-        "lesion F1 where a single common voxel is a hit",
+        "lesion F1 where a single common voxel is enough to meet",
     ),
-    Metric("lesion_false_positives", "false lesions", "count", "lower", "lesions", "lesions that meet none", 0.0, None),
-    Metric("rq", "RQ", "", "higher", "lesions", "recognition quality: F1 of lesions matched with IoU > 0.5"),
+    Metric(
+        "lesion_false_positives",
+        "false lesions",
+        "count",
+        "lower",
+        "lesions",
+        "lesions of the prediction that meet none of the reference so",
+        0.0,
+        None,
+    ),
+    Metric(
+        "rq", "RQ", "", "higher", "lesions", "recognition quality: F1 of lesions matched one to one, with IoU > 0.5"
+    ),
     Metric("sq", "SQ", "", "higher", "lesions", "segmentation quality: mean IoU of the matched lesions", None, None),
     Metric(
         "pq", "PQ", "", "higher", "lesions", "panoptic quality: RQ times SQ, 0 where nothing matches (Kirillov 2019)"
@@ -203,7 +228,8 @@ METRICS: Final[tuple[Metric, ...]] = (
         "",
         "lower",
         "calibration",
-        "expected calibration error: 15 even bins of the structure's probability, within 10 mm of either mask",
+        "mean gap between probability and frequency, in 15 even bins of the structure's probability, of voxels within "
+        "10 mm of either mask (expected calibration error, Guo 2017)",
         None,
         None,
     ),
@@ -213,7 +239,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         "",
         "lower",
         "calibration",
-        "mean squared error of the structure's probability, within 10 mm of either mask",
+        "mean squared error of the structure's probability, of voxels within 10 mm of either mask (Brier 1950)",
         None,
         None,
     ),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from medseg.imaging.grid import Grid
 from medseg.imaging.nifti_header import Header, Prefer, read_bytes, read_header
 from medseg.imaging.source import Reading
 from medseg.imaging.volume import LabelMap, Volume
-from medseg.imaging.voxels import as_labels, chosen, finished, refuse
+from medseg.imaging.voxels import AGAIN, as_labels, chosen, finished, opened, refuse
 
 SUFFIXES = (".nii.gz", ".nii")
 RIGHT_ANGLES = 1e-4  # cosine of the angle of two axes; SimpleITK reads NIfTI that lies farther off as its nearest box
@@ -121,6 +122,38 @@ def stored_slices(path: Path, header: Header) -> Iterator[npt.NDArray[Any]]:
         raise EOFError("the voxels are not as many as the header says")
 
 
+def read_volumes(path: Path, header: Header, wanted: Collection[int]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """These volumes of a 4D file: the number of each, from 0, and its voxels (X, Y, Z) as float32, scaled.
+
+    They come in the order of the file, which is gone through once, and one at a time is in memory.
+
+    Raises:
+        InputError: the file is cut short or damaged; what came before that is found is given all the same.
+    """
+    size = math.prod(header.shape) * header.dtype.itemsize
+    stored = np.empty(size, np.uint8)
+    at = -header.offset  # the next byte, counted from the first voxel
+    with opened(path) as file:
+        blocks = inflate(file) if header.compressed else iter(partial(file.read, _PIECE), b"")
+        try:
+            for block in blocks:
+                rest = np.frombuffer(block, np.uint8)
+                while len(rest):
+                    number, begin = divmod(at, size)
+                    part, rest = rest[: size - begin], rest[size - begin :]
+                    at += len(part)
+                    if number in wanted:
+                        stored[begin : begin + len(part)] = part
+                        if begin + len(part) == size:
+                            out = np.empty(math.prod(header.shape), np.float32)
+                            _scale(stored.view(header.dtype), header, out)
+                            yield number, out.reshape(header.shape, order="F")
+        except (EOFError, zlib.error):
+            refuse("DAMAGED", "is cut short, or its compressed data or checksum is wrong", path, AGAIN)
+    if at < header.n_volumes * size:
+        refuse("TRUNCATED", "is cut short", path, AGAIN)
+
+
 def write_labels(path: Path, labels: LabelMap) -> None:
     """Write a segmentation on its own grid, whole or not at all; no free text enters the header.
 
@@ -189,10 +222,15 @@ def _float32(path: Path, header: Header, volume: int) -> npt.NDArray[np.float32]
     if header.scaling is None and header.dtype == np.float32:
         out = stored
     else:
-        slope, intercept = header.scaling or (1.0, 0.0)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, n, _PIECE):
-                piece = stored[start : start + _PIECE]
-                scaled = piece if header.scaling is None else piece.astype(np.float64) * slope + intercept
-                out[start : start + _PIECE] = scaled.astype(np.float32)
+        _scale(stored, header, out)
     return out.reshape(header.shape, order="F")
+
+
+def _scale(stored: npt.NDArray[Any], header: Header, out: npt.NDArray[np.float32]) -> None:
+    """Scale voxels in float64, some at a time, from the first on."""
+    slope, intercept = header.scaling or (1.0, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(out), _PIECE):
+            piece = stored[start : start + _PIECE]
+            scaled = piece if header.scaling is None else piece.astype(np.float64) * slope + intercept
+            out[start : start + _PIECE] = scaled.astype(np.float32)
