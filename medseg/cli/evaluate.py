@@ -23,8 +23,37 @@ def command(
         Path, typer.Option("-o", "--out", help="Where scores.csv and scores.json are written.", show_default=False)
     ],
     tolerance: Annotated[
-        str, typer.Option(metavar="MM,MM", help="Tolerances of NSD and boundary F1 in mm, the main one first.")
+        str,
+        typer.Option(
+            metavar="MM,MM|FILE",
+            help="Tolerances of NSD and boundary F1, the main one first; or a YAML file with those of each structure.",
+        ),
     ] = "1,2,3",
+    surface: Annotated[
+        str, typer.Option(metavar="MODE", help="surfel (DeepMind), voxel (MONAI) or mesh (0.5-isosurface).")
+    ] = "surfel",
+    tubular: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="Structures with a centreline: also clDice.", show_default=False),
+    ] = None,
+    instances: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Structures of several lesions: also detection and panoptic quality.",
+            show_default=False,
+        ),
+    ] = None,
+    min_lesion: Annotated[float, typer.Option(metavar="MM3", help="Smaller lesions count on neither side.")] = 0.0,
+    fov_faces: Annotated[
+        str, typer.Option(metavar="count|exclude", help="Surface where the image ends counts, or is left out.")
+    ] = "count",
+    both_empty: Annotated[
+        str, typer.Option(metavar="exclude|perfect", help="A structure in neither map is left out, or scores 1.")
+    ] = "exclude",
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Bring predictions on other grids onto the reference's (nearest voxel).")
+    ] = False,
     prefer: options.Prefer = "",
     json: options.Json = False,
 ) -> None:
@@ -34,11 +63,14 @@ def command(
     """
     from medseg.cli import console
     from medseg.errors import CasesFailed
+    from medseg.evaluation.asked import settings_from
     from medseg.pipeline import steps
     from medseg.report.evaluation import scores_table
 
+    lists = (tubular or (), instances or ())
+    settings = settings_from(tolerance, surface, *lists, min_lesion, fov_faces, both_empty, resample)
     evaluation = console.follow(
-        steps.evaluate(predictions, references, out, tolerance, steps.read_options(prefer=prefer))
+        steps.evaluate(predictions, references, out, settings, steps.read_options(prefer=prefer))
     )
     if json:
         console.show_json(evaluation.scores.model_dump(mode="json"))

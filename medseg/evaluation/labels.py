@@ -7,6 +7,7 @@ larger where they reach beyond it. Nothing is interpolated between voxels of fil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from medseg.imaging.itk import read_itk_layers
 from medseg.imaging.label_files import common_voxels, label_kind, label_names_in, placed, read_label_file
 from medseg.imaging.label_values import read_renamed
 from medseg.imaging.nifti_header import Prefer
+from medseg.imaging.regrid import map_onto
 from medseg.imaging.source import ReadOptions
 from medseg.imaging.structures import Structures, alike, asked_for
 from medseg.imaging.volume import LabelMap, distinct
@@ -148,6 +150,24 @@ def common_grid(sides: Sequence[Side]) -> Grid | None:
     base = grids[0] if grids else segments_grid(segments) if segments else contours_grid(structures)
     points = [*(labelled_points(one) for one in segments), contour_points(structures)]
     return extended(base, np.concatenate(points))
+
+
+def on_one_grid(sides: Sequence[Side]) -> tuple[list[Side], tuple[str, ...]]:
+    """The same sides with a prediction on other voxels brought onto the reference's grid, by the nearest voxel.
+
+    Second, in one line, how far it lay off; nothing where the voxels are the same already.
+    """
+    if len(sides) < 2 or not all(isinstance(side.held, LabelMap) for side in sides) or common_grid(sides) is not None:
+        return list(sides), ()
+    reference, prediction = sides
+    if not isinstance(reference.held, LabelMap) or not isinstance(prediction.held, LabelMap):
+        raise TypeError("only voxels are resampled")
+    theirs, ours = prediction.held.grid, reference.held.grid
+    away = theirs.deviation_mm(ours)
+    how = f"its corners lay {away:.3g} mm away" if math.isfinite(away) else f"it had the shape {theirs.shape}"
+    moved = map_onto(prediction.held, ours)
+    note = f"prediction: brought onto the reference's grid by the nearest voxel ({how})"
+    return [reference, replace(prediction, held=moved)], (note,)
 
 
 def drawn(side: Side, grid: Grid | None, known: Structures | None) -> Drawn:

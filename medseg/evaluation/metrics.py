@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 Unit = Literal["", "mm", "ml", "count"]
@@ -256,6 +257,7 @@ def at_tolerance(name: str, tolerance_mm: float) -> str:
     return f"{name}_{tolerance_mm:g}mm"
 
 
+@lru_cache(maxsize=1024)
 def metric(name: str) -> Metric | None:
     """The metric of a column: one of the table, or one of its entries at a further tolerance; None if it is none."""
     if name in _BY_NAME:

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -80,8 +80,9 @@ def pair_up(predictions: Path, references: Path) -> Pairing:
         InputError: a side is missing or holds no labels, two files stand for one case, or nothing pairs.
     """
     known = _case_map(_folder(predictions) / "case_map.json")
-    ours = (_folder(predictions) / "predictions.json").is_file()
-    predicted_files = _found(predictions, "prediction", known, ours)
+    made = _made(_folder(predictions) / "predictions.json")
+    ours = made is not None
+    predicted_files = _without_maps(_found(predictions, "prediction", known, ours), made or ())
     referred_files = _found(references, "reference", known, False)
     shared = _shared_series(predicted_files, referred_files)
     predicted = _by_case(predicted_files, shared, predictions, choose=ours)
@@ -102,6 +103,20 @@ def pair_up(predictions: Path, references: Path) -> Pairing:
     if len({pair.case for pair in pairs}) < len(pairs):
         raise InputError("several references would bear the name of one case", "", "give each file its own name")
     return Pairing(tuple(sorted(pairs, key=lambda pair: (pair.case, pair.reference))), tuple(sorted(lone)))
+
+
+def _made(path: Path) -> tuple[str, ...] | None:
+    """The cases that medseg predicted in this folder; None where it did not write there."""
+    if not path.is_file():
+        return None
+    cases = json_object(path).get("cases")
+    return tuple(str(one.get("case")) for one in cases if isinstance(one, dict)) if isinstance(cases, list) else ()
+
+
+def _without_maps(found: Sequence[_Found], made: Collection[str]) -> list[_Found]:
+    """All but what medseg writes of a case beside its labels: `<case>.probabilities.nii.gz` and the like."""
+    begins = tuple(f"{case}." for case in made)
+    return [one for one in found if one.name in made or not one.name.startswith(begins)]
 
 
 def _pair(reference: _Found, prediction: _Found | None) -> Pair:

@@ -104,7 +104,7 @@ def structure_score(
     found: Mapping[str, float | None],
     touches_border: bool,
 ) -> StructureScore:
-    """The row of a structure; `found` are its metrics beyond voxel counts, where both maps hold it."""
+    """The row of a structure; `found`: what was measured of it beyond voxel counts."""
     reference_ml, prediction_ml = overlap.reference * voxel_ml, overlap.prediction * voxel_ml
     volumes = {"volume_ref_ml": reference_ml, "volume_pred_ml": prediction_ml}
     off = prediction_ml - reference_ml
@@ -119,9 +119,9 @@ def structure_score(
         shares = {"precision": overlap.precision, "recall": overlap.recall}
         values = {"dice": overlap.dice, "iou": overlap.iou, **shares, **found}
     elif overlap.reference:
-        status, values = "missed", {one.name: one.missed for one in of_it}
+        status, values = "missed", {one.name: one.missed for one in of_it} | dict(found)
     elif overlap.prediction:
-        status, values = "spurious", {one.name: one.spurious for one in of_it}
+        status, values = "spurious", {one.name: one.spurious for one in of_it} | dict(found)
     else:
         perfect = settings.both_empty == "perfect"
         status, values = "both_empty", {one.name: _perfect(one) if perfect else None for one in of_it}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from medseg.errors import MedsegError
@@ -16,11 +16,13 @@ from medseg.evaluation.labels import (
     masked,
     narrowed,
     nothing,
+    on_one_grid,
     only,
     opened,
     without,
 )
 from medseg.evaluation.pairing import Pair
+from medseg.evaluation.probabilities import structure_probabilities
 from medseg.evaluation.score import StructureScore
 from medseg.evaluation.settings import Settings
 from medseg.imaging.nifti_header import Prefer
@@ -47,10 +49,13 @@ class CaseScores:
     notes: tuple[str, ...] = ()
 
 
-def score_pair(pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer = "") -> CaseScores:
+def score_pair(
+    pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer = "", threads: int = 1
+) -> CaseScores:
     """Read and score one case; a prediction that does not exist or cannot be used counts as an empty one.
 
-    known: what the values of the evaluation stand for; None if each stands for itself.
+    known: what the values of the evaluation stand for; None if each stands for itself. Where probabilities lie beside
+    the prediction their calibration is measured.
 
     Raises:
         InputError: the reference cannot be read; said without its path, which may tell of a patient.
@@ -58,18 +63,21 @@ def score_pair(pair: Pair, settings: Settings, known: Structures | None, prefer:
     failure = ""
     if pair.prediction is not None:
         try:
-            return _scored(pair, settings, known, prefer)
+            return _scored(pair, settings, known, prefer, threads)
         except MedsegError as error:
             failure = str(error)
-    return replace(_scored(replace(pair, prediction=None), settings, known, prefer), failure=failure)
+    return replace(_scored(replace(pair, prediction=None), settings, known, prefer, threads), failure=failure)
 
 
-def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer) -> CaseScores:
+def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer, threads: int) -> CaseScores:
     wanted = None if known is None else list(known.labels.values())
     sides = [opened(pair.reference, "reference", known, wanted, prefer)]
     if pair.prediction is not None:
         sides.append(opened(pair.prediction, "prediction", known, wanted, prefer))
     sides = in_one_frame(sides)
+    resampled: tuple[str, ...] = ()
+    if settings.resample:
+        sides, resampled = on_one_grid(sides)
     grid = common_grid(sides)
     ignore = known.ignore if known is not None and not sides[0].named else None
 
@@ -80,10 +88,17 @@ def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Pr
         return masked(one, other, ignore)
 
     def score(reference: LabelMap, prediction: LabelMap) -> tuple[StructureScore, ...]:
-        return score_case(pair.case, reference, prediction, settings)
+        rows = score_case(pair.case, reference, prediction, settings, threads)
+        try:
+            return calibrated(rows, pair, reference, prediction)
+        except MedsegError as error:  # of the file of probabilities: labels are scored all the same
+            uncalibrated.add(f"probabilities: {error.what}; calibration is not measured")
+            return rows
 
+    uncalibrated: set[str] = set()
     reference, prediction = both(None)
-    notes = [f"reference: {note}" for note in reference.notes] + [f"prediction: {note}" for note in prediction.notes]
+    notes = [*resampled, *(f"reference: {note}" for note in reference.notes)]
+    notes += [f"prediction: {note}" for note in prediction.notes]
     if len(sides) > 1 and all(isinstance(side.held, Contours) for side in sides):
         notes.append(MADE_UP)
     if known is not None and (reference.overlapping or prediction.overlapping):
@@ -94,7 +109,7 @@ def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Pr
         rows = [*score(reference.labels, prediction.labels)]
         for name, values in _regions(known):
             rows += score(only(reference.labels, values, name), only(prediction.labels, values, name))
-    return CaseScores(tuple(rows), diagonal_mm(reference.labels.grid), "", tuple(notes))
+    return CaseScores(tuple(rows), diagonal_mm(reference.labels.grid), "", (*notes, *sorted(uncalibrated)))
 
 
 def _one_by_one(score: Score, both: Both, known: Structures) -> list[StructureScore]:
@@ -110,3 +125,24 @@ def _one_by_one(score: Score, both: Both, known: Structures) -> list[StructureSc
 def _regions(known: Structures | None) -> list[tuple[str, tuple[int, ...]]]:
     """Regions of several values, which have rows of their own."""
     return [] if known is None else [(name, values) for name, values in known.regions.items() if len(values) > 1]
+
+
+def calibrated(
+    rows: Sequence[StructureScore], pair: Pair, reference: LabelMap, prediction: LabelMap
+) -> tuple[StructureScore, ...]:
+    """The rows with how well the probabilities beside the prediction are calibrated, where there are any.
+
+    Raises:
+        InputError, GeometryError: their file cannot be used.
+    """
+    if pair.prediction is None:
+        return tuple(rows)
+    values = {name: value for labels in (prediction, reference) for value, name in labels.names.items()}
+    found: dict[str, dict[str, float | None]] = {}
+    names = [row.structure for row in rows]
+    for name, share in structure_probabilities(pair.prediction.parent, pair.case, names, reference.grid):
+        from medseg.evaluation.calibration import calibration_metrics  # its libraries take half a second to import
+
+        ours, theirs = (labels.array == values[name] for labels in (reference, prediction))
+        found[name] = calibration_metrics(share, ours, theirs, reference.grid.spacing_mm)
+    return tuple(row.model_copy(update=found.get(row.structure, {})) for row in rows)

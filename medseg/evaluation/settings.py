@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
 
+from medseg.errors import InputError
 from medseg.files import Record
+from medseg.imaging.structures import Structures, alike
 
 SurfaceMode = Literal["surfel", "voxel", "mesh"]
 """What counts as the surface of a structure.
@@ -48,3 +52,38 @@ class Settings(Record):
 
 
 DEFAULT = Settings()
+
+
+def checked(settings: Settings, known: Structures | None) -> Settings:
+    """The same with structures called as `known` calls them; None: each is called by its number.
+
+    Raises:
+        InputError: a number that cannot be used, or a structure that is none.
+    """
+    lengths = {"tolerance": settings.tolerances_mm, "depth of Boundary IoU": (settings.boundary_iou_mm,)}
+    lengths |= {f"tolerance of {name}": of for name, of in settings.tolerances_of.items()}
+    for what, values in lengths.items():
+        for mm in values or (math.nan,):
+            if not (math.isfinite(mm) and mm >= 0):
+                raise InputError(f"a {what} of {mm:g} mm cannot be used", fix="give a number of at least 0")
+    if not (math.isfinite(settings.min_lesion_mm3) and settings.min_lesion_mm3 >= 0):
+        raise InputError(f"lesions of {settings.min_lesion_mm3:g} mm3 cannot be asked for", fix="give at least 0")
+    if not 0 <= settings.lesion_iou < 1:
+        raise InputError(f"an IoU of {settings.lesion_iou:g} cannot be asked for", fix="give 0 up to, but not, 1")
+    if known is None:
+        return settings
+    names = {alike(name): name for name in (*known.labels.values(), *known.regions)}
+    return settings.model_copy(
+        update={
+            "tolerances_of": {_called(name, names): of for name, of in settings.tolerances_of.items()},
+            "tubular": tuple(_called(name, names) for name in settings.tubular),
+            "instances": tuple(_called(name, names) for name in settings.instances),
+        }
+    )
+
+
+def _called(name: str, names: dict[str, str]) -> str:
+    if alike(name) not in names:
+        known: Iterable[str] = sorted(names.values())
+        raise InputError(f"no structure is called {name}", fix=f"choose from {', '.join(known)}")
+    return names[alike(name)]

@@ -16,6 +16,7 @@ import yaml
 from pydantic import ConfigDict, ValidationError
 
 from medseg.errors import InputError
+from medseg.evaluation.asked import TOLERANCES, settings_from
 from medseg.evaluation.cohort import Scores
 from medseg.events import Event, StepBegins
 from medseg.files import Record, output_folder, write_json
@@ -78,7 +79,10 @@ class EvaluateStep(Record):
     predictions: str = "predictions"
     references: str
     out: str = "scores"
-    tolerance: str = steps.TOLERANCES
+    tolerance: str | float = TOLERANCES
+    surface: str = "surfel"
+    tubular: tuple[str, ...] = ()
+    instances: tuple[str, ...] = ()
 
 
 class Step(Record):
@@ -231,7 +235,8 @@ def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iter
     if step.evaluate:
         e = step.evaluate
         words = f"evaluate {e.predictions} {e.references} -o {e.out}"
-        return words, steps.evaluate(out / e.predictions, data / e.references, out / e.out, e.tolerance)
+        settings = settings_from(str(e.tolerance), e.surface, e.tubular, e.instances)
+        return words, steps.evaluate(out / e.predictions, data / e.references, out / e.out, settings)
     raise InputError("a step without a verb")
 
 

@@ -29,6 +29,7 @@ from medseg.preprocessing.resample import Resampler
 
 if TYPE_CHECKING:
     from medseg.evaluation.folders import Evaluation
+    from medseg.evaluation.settings import Settings
     from medseg.imaging.convert import Converted
     from medseg.imaging.dataset import Case, Dataset
     from medseg.imaging.inspect import Inspected
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from medseg.planning.dataset import Planned
     from medseg.training.run import Trained
     from medseg.training.select import Selected
-
-TOLERANCES = "1,2,3"  # mm
 
 
 def plan(
@@ -311,22 +310,18 @@ def read_options(allow_gaps: bool = False, suv: bool = False, prefer: str = "") 
 
 
 def evaluate(
-    predictions: Path, references: Path, out: Path, tolerance: str = TOLERANCES, options: ReadOptions | None = None
+    predictions: Path,
+    references: Path,
+    out: Path,
+    settings: Settings | None = None,
+    options: ReadOptions | None = None,
 ) -> Iterator[Event | Evaluation]:
     """Score predictions against references, paired by case name."""
     from medseg.evaluation.folders import evaluate_folders
-    from medseg.evaluation.settings import Settings
+    from medseg.evaluation.settings import DEFAULT
 
-    settings = Settings(tolerances_mm=_tolerances(tolerance))
+    settings = settings or DEFAULT
     yield from evaluate_folders(predictions, references, out, settings, prefer=(options or ReadOptions()).prefer)
-
-
-def _tolerances(text: str) -> tuple[float, ...]:
-    """`1,2,3` as mm."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--tolerance {text} cannot be used", fix="write it as 1,2,3 (mm)") from None
 
 
 def convert(

@@ -175,3 +175,18 @@ def test_a_damaged_object_does_not_end_the_pairing(folders):
     (folders[1] / "a.dcm").write_bytes(whole[:700])
     touch(folders[0], "a.nii.gz")
     assert paired(*folders) == {"a": ("a.dcm", "a.nii.gz")}
+
+
+def test_what_is_written_of_a_case_beside_its_labels_is_no_prediction(folders):
+    touch(
+        folders[0],
+        "a.nii.gz",
+        "a.probabilities.nii.gz",
+        "a.uncertainty.nii.gz",
+        "a.lesion.instances.nii.gz",
+        "a.b.nii.gz",
+    )
+    touch(folders[1], "a.nii.gz", "a.b.nii.gz")
+    (folders[0] / "predictions.json").write_text(json.dumps({"cases": [{"case": "a"}, {"case": "a.b"}]}))
+    assert paired(*folders) == {"a": ("a.nii.gz", "a.nii.gz"), "a.b": ("a.b.nii.gz", "a.b.nii.gz")}
+    assert pair_up(*folders).unpaired_predictions == ()

@@ -13,7 +13,8 @@ from medseg.evaluation.settings import DEFAULT, Settings
 
 def row(reference: int, prediction: int, settings: Settings = DEFAULT, structure: str = "liver") -> StructureScore:
     both = min(reference, prediction)
-    found = dict.fromkeys((one.name for one in expected(settings, structure) if one.group != "overlap"), 0.5)
+    measures = [one.name for one in expected(settings, structure) if one.group != "overlap"] if both else []
+    found = dict.fromkeys(measures, 0.5)
     return structure_score("a", structure, Overlap(reference, prediction, both), 0.001, settings, found, False)
 
 

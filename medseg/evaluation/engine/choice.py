@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-from medseg.evaluation.engine.plain import PlainEngine
 from medseg.evaluation.engine.values import Engine
 
 
@@ -16,5 +15,7 @@ def engine() -> Engine:
     except ImportError as error:
         if error.name not in ("numba", "llvmlite"):
             raise
+        from medseg.evaluation.engine.plain import PlainEngine
+
         return PlainEngine()
     return CompiledEngine()

@@ -111,6 +111,9 @@ class PlainEngine:
         near_r, near_p = masks
         return Bands(int(near_r.sum()), int(near_p.sum()), int((near_r & near_p).sum()))
 
+    def warm_up(self) -> None:
+        """Nothing is compiled."""
+
 
 def _boxes(labels: Labels) -> list[tuple[int, tuple[slice, ...]]]:
     found: Sequence[tuple[slice, ...] | None] = find_objects(labels)

@@ -116,3 +116,7 @@ class Engine(Protocol):
     ) -> Bands:
         """Count the voxels equal to `value` in each map that lie within a depth of their own border voxels."""
         ...
+
+    def warm_up(self) -> None:
+        """Compile what few cases need, if anything is compiled at all."""
+        ...
