@@ -55,23 +55,33 @@ def _size(vectors: Floats, scale: Floats) -> Floats:
 
 @lru_cache(maxsize=2)
 def surface_triangles(ndim: int) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Triangles of the 0.5-isosurface in a cell for every code: corners (256, 4, 3, 3) of up to four; how many (256,).
+    """Triangles of the 0.5-isosurface in a cell for every code: corners (256, 12, 3, 3) of up to 12; how many (256,).
 
-    Corners lie between 0, the centre of the first voxel along an axis, and 1, that of the second. In 2D the axes are
-    the last two, and a segment of the contour is a triangle without area, its end twice; codes are the first 16.
+    Corners lie between 0, the centre of the first voxel along an axis, and 1, that of the second. A loop of more than
+    three corners is a fan around its middle: unlike Lorensen's triangles that stays the same however axes are turned.
+    In 2D the axes are the last two, and a segment of the contour is a triangle without area, its middle the third
+    corner; codes are the first 16.
     """
-    corners, counts = np.zeros((256, 4, 3, 3)), np.zeros(256, np.int64)
+    corners, counts = np.zeros((256, 12, 3, 3)), np.zeros(256, np.int64)
     if ndim == 2:
         for code, inside in _codes(2):
             for n, (begin, end) in enumerate(_cuts(_AROUND, inside)):
-                corners[code, n, :, 1:] = np.array([begin, end, end]) / 2.0
+                corners[code, n, :, 1:] = np.array([begin, end, np.add(begin, end) / 2.0]) / 2.0
                 counts[code] = n + 1
         return corners, counts
     for code, inside in _codes(3):
-        triangles = [one for loop in _loops(inside) for one in _triangles(np.array(loop) / 2.0)]
+        triangles = [one for loop in _loops(inside) for one in _fan(np.array(loop) / 2.0)]
         corners[code, : len(triangles)] = np.reshape(triangles, (-1, 3, 3))
         counts[code] = len(triangles)
     return corners, counts
+
+
+def _fan(loop: Floats) -> Iterator[Floats]:
+    if len(loop) == 3:
+        yield loop
+        return
+    for a, b in zip(loop, np.roll(loop, -1, axis=0), strict=True):
+        yield np.array([loop.mean(axis=0), a, b])
 
 
 @lru_cache(maxsize=1)
@@ -87,7 +97,11 @@ def _segments() -> Floats:
 @lru_cache(maxsize=1)
 def _normals() -> Floats:
     """Area vectors (256, 4, 3) of at most four triangles in a unit cube, for every code of its eight corners."""
-    return _area_vectors(surface_triangles(3)[0])
+    table = np.zeros((256, 4, 3))
+    for code, inside in _codes(3):
+        vectors = [vector for loop in _loops(inside) for vector in _area_vectors(_triangles(np.array(loop) / 2.0))]
+        table[code, : len(vectors)] = np.reshape(vectors, (-1, 3))
+    return table
 
 
 def _area_vectors(triangles: Floats) -> Floats:

@@ -117,7 +117,13 @@ def structure_score(
     values: dict[str, float | None]
     if overlap.reference and overlap.prediction:
         shares = {"precision": overlap.precision, "recall": overlap.recall}
-        values = {"dice": overlap.dice, "iou": overlap.iou, **shares, **found}
+        values = {
+            **dict.fromkeys(one.name for one in of_it),
+            "dice": overlap.dice,
+            "iou": overlap.iou,
+            **shares,
+            **found,
+        }
     elif overlap.reference:
         status, values = "missed", {one.name: one.missed for one in of_it} | dict(found)
     elif overlap.prediction:

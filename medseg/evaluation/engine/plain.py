@@ -18,6 +18,7 @@ VOXELS_PER_SEARCH = 25  # a search in the tree costs about as much as this many 
 TRANSFORM_UP_TO = 1 << 25  # voxels; a distance transform needs some 50 bytes for each
 FIRST_NEIGHBOURS = 8  # triangles that are looked at first
 _ROUNDING = 1e-12  # a share that is 0.95 but for the order of summation counts as 0.95
+FLAT = 1e-20  # a triangle whose squared sine at a corner is below this has no area
 _BATCH = 1 << 22  # triangles in hand at a time
 
 Mask = npt.NDArray[np.bool_]
@@ -160,18 +161,22 @@ def _triangles(elements: Elements, spacing_mm: Spacing, planar: bool) -> Floats:
 
 
 def _areas(triangles: Floats) -> Floats:
+    """Areas, or lengths of what has no area."""
     u, v = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
-    areas = np.linalg.norm(np.cross(u, v), axis=1) / 2
-    return np.asarray(np.where(areas > 0, areas, np.linalg.norm(u, axis=1)))
+    square = _square(np.cross(u, v))
+    return np.asarray(np.where(square > FLAT * _square(u) * _square(v), np.sqrt(square) / 2, np.sqrt(_square(u))))
+
+
+def _square(vectors: Floats) -> Floats:
+    return np.asarray((vectors * vectors).sum(axis=-1))
 
 
 def _to_triangles(points: Floats, triangles: Floats) -> Floats:
     """Distance from points (..., 3) to triangles (..., 3, 3), or to segments where they have no area."""
     a, b, c = (triangles[..., n, :] - points for n in range(3))
     normal = np.cross(b - a, c - a)
-    square = (normal * normal).sum(axis=-1)
-    flat = square == 0
-    square = np.where(flat, 1.0, square)
+    flat = _square(normal) <= FLAT * _square(b - a) * _square(c - a)
+    square = np.where(flat, 1.0, _square(normal))
     of_b = (np.cross(-a, c - a) * normal).sum(axis=-1) / square
     of_c = (np.cross(b - a, -a) * normal).sum(axis=-1) / square
     above = (of_b >= 0) & (of_c >= 0) & (of_b + of_c <= 1) & ~flat

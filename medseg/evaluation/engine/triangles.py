@@ -13,6 +13,8 @@ import numpy as np
 
 from medseg.compiled import compiled
 
+FLAT = 1e-20  # a triangle whose squared sine at a corner is below this has no area
+
 
 @compiled()
 def centres(
@@ -41,10 +43,10 @@ def _size(triangle: Any, spacing: Any) -> Any:
     x = u[1] * v[2] - u[2] * v[1]
     y = u[2] * v[0] - u[0] * v[2]
     z = u[0] * v[1] - u[1] * v[0]
-    doubled = np.sqrt(x * x + y * y + z * z)
-    if doubled > 0.0:
-        return doubled / 2
-    return np.sqrt(u[0] * u[0] + u[1] * u[1] + u[2] * u[2])
+    square, length = x * x + y * y + z * z, u[0] * u[0] + u[1] * u[1] + u[2] * u[2]
+    if square > FLAT * length * (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]):
+        return np.sqrt(square) / 2
+    return np.sqrt(length)
 
 
 @compiled()
@@ -140,7 +142,7 @@ def _to_triangle(x: float, y: float, z: float, triangle: Any, spacing: Any) -> A
     ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
     nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
     square = nx * nx + ny * ny + nz * nz
-    if square > 0.0:
+    if square > FLAT * (ux * ux + uy * uy + uz * uz) * (vx * vx + vy * vy + vz * vz):
         # shares of b and c in the foot of the perpendicular
         b = ((-ay * vz + az * vy) * nx + (-az * vx + ax * vz) * ny + (-ax * vy + ay * vx) * nz) / square
         c = ((-uy * az + uz * ay) * nx + (-uz * ax + ux * az) * ny + (-ux * ay + uy * ax) * nz) / square
