@@ -139,7 +139,7 @@ def calibrated(
         return tuple(rows)
     values = {name: value for labels in (prediction, reference) for value, name in labels.names.items()}
     found: dict[str, dict[str, float | None]] = {}
-    names = [row.structure for row in rows]
+    names = [row.structure for row in rows if row.structure in values]
     for name, share in structure_probabilities(pair.prediction.parent, pair.case, names, reference.grid):
         from medseg.evaluation.calibration import calibration_metrics  # its libraries take half a second to import
 

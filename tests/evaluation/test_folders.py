@@ -16,7 +16,7 @@ from medseg.evaluation.settings import Settings
 from medseg.events import Advanced, Note, Stage
 from medseg.files import read_record
 from medseg.imaging.grid import Grid
-from medseg.imaging.nifti import write_labels
+from medseg.imaging.nifti import read_labels, write_labels, write_shares
 from medseg.imaging.volume import LabelMap
 from tests.imaging.build import some_series
 from tests.imaging.dicom.test_seg import made_seg, saved
@@ -200,3 +200,56 @@ def test_names_of_dicom_references_are_nowhere(tmp_path):
     assert next((r.status, r.dice) for r in evaluation.scores.scores if r.case == lone) == ("missed", 0)
     written = evaluation.csv.read_text() + evaluation.json.read_text() + "".join(map(str, events))
     assert "Mueller" not in written
+
+
+def test_a_prediction_on_other_voxels_is_refused_or_resampled_and_told(places):
+    predictions, references, out = places
+    write(predictions / "a.nii.gz", offset=0.4)
+    array = np.zeros((20, 18, 16), np.uint8)
+    array[4:10, 4:12, 4:12] = 1
+    array[14:18, 4:12, 4:8] = 2
+    affine = np.diag([0.5, 0.5, 1.0, 1.0])
+    affine[:3, 3] = (-0.25, -0.25, -0.5)
+    write_labels(predictions / "b.nii.gz", LabelMap(array, Grid(array.shape, affine), {}))
+    _, refused = run(predictions, references, out)
+    assert set(refused.failed) == {"a", "b"}
+    assert "lie 0.4 mm apart; predict on the reference's grid, or give --resample" in refused.failed["a"]
+    events, evaluation = run(predictions, references, out, Settings(resample=True))
+    assert not evaluation.failed
+    told = [event.text for event in events if isinstance(event, Note)]
+    near = "prediction: brought onto the reference's grid by the nearest voxel"
+    assert told == [f"a: {near} (its corners lay 0.4 mm away)", f"b: {near} (it had the shape (20, 18, 16))"]
+    rows = {(row.case, row.structure): row.dice for row in evaluation.scores.scores}
+    assert rows["a", "1"] == rows["b", "1"] == rows["b", "2"] == 1
+
+
+def test_probabilities_beside_a_prediction_are_judged(places):
+    predictions, references, _ = places
+    shape, affine = (10, 9, 8), np.diag([1.0, 1.0, 2.0, 1.0])
+    said = {"labels": {"1": "liver", "2": "spleen"}, "cases": [{"case": c} for c in "abc"]}
+    said["cases"][0]["probabilities_of"] = said["cases"][1]["probabilities_of"] = ["background", "liver", "spleen"]
+    (predictions / "predictions.json").write_text(json.dumps(said))
+    right = np.zeros((*shape, 3), np.uint16)
+    labels = read_labels(references / "a.nii.gz").array
+    for value in range(3):
+        right[..., value][labels == value] = 65535
+    write_shares(predictions / "a.probabilities.nii.gz", right, Grid(shape, affine))
+    (predictions / "b.probabilities.nii.gz").write_bytes(b"nothing")
+    events, evaluation = run(*places)
+    rows = {(row.case, row.structure): row for row in evaluation.scores.scores}
+    assert (rows["a", "liver"].value("ece"), rows["a", "spleen"].value("brier")) == (0, 0)
+    assert rows["b", "liver"].value("ece") is None
+    assert rows["b", "liver"].status == "scored"
+    assert any("calibration is not measured" in event.text for event in events if isinstance(event, Note))
+    assert evaluation.scores.structures[0].metrics["ece"].n == 1
+    assert evaluation.unpaired_predictions == ()
+    assert read_record(evaluation.json, Scores) == evaluation.scores
+
+
+def test_lesions_and_centrelines_where_they_are_asked_for(places):
+    _, evaluation = run(*places, Settings(instances=("1",), tubular=("2",), min_lesion_mm3=2.0))
+    first, second = (row for row in evaluation.scores.scores if row.case == "b")
+    assert (first.value("lesions_ref"), first.value("lesion_f1"), first.value("rq")) == (1, 1, 0)
+    assert first.value("pq") == 0
+    assert (second.value("centreline_dice"), second.value("lesions_ref")) == (1, None)
+    assert set(evaluation.scores.metrics) >= {"lesion_f1", "centreline_dice", "nsd_2mm"}
