@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from pydantic import model_validator
 
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.cohort import MacroMean, Scores
+from medseg.evaluation.metrics import metric
 from medseg.files import Record, read_record
 from medseg.report.table import Table, number
 
-Metric = Literal["dice", "iou", "hd_mm", "hd95_mm", "assd_mm", "nsd", "boundary_f1"]
 OVER_STRUCTURES = "mean"
+NOT_MEASURED = MacroMean(n=0, mean=None)
 
 
 class Expectation(Record):
@@ -21,7 +21,7 @@ class Expectation(Record):
 
     scores: str
     structure: str
-    metric: Metric
+    metric: str
     min: float | None = None
     max: float | None = None
 
@@ -29,6 +29,8 @@ class Expectation(Record):
     def _bounded(self) -> Expectation:
         if self.min is None and self.max is None:
             raise ValueError("an expectation needs min or max")
+        if metric(self.metric) is None:
+            raise ValueError(f"there is no metric {self.metric}")
         return self
 
 
@@ -58,11 +60,11 @@ def _check(expectation: Expectation, scores: Scores) -> Outcome:
 
 def _value(expectation: Expectation, scores: Scores) -> float | None:
     if expectation.structure == OVER_STRUCTURES:
-        macro = scores.mean_over_structures[expectation.metric]
+        macro = scores.mean_over_structures.get(expectation.metric, NOT_MEASURED)
         return macro.mean if macro.mean_penalised is None else macro.mean_penalised
     for structure in scores.structures:
         if structure.structure == expectation.structure:
-            summary = structure.metrics[expectation.metric]
+            summary = structure.metrics.get(expectation.metric, NOT_MEASURED)
             return summary.mean if summary.mean_penalised is None else summary.mean_penalised
     return None
 

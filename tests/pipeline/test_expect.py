@@ -56,6 +56,7 @@ def checked(folder: Path, **what: Any) -> tuple[bool, float | None]:
         ({"structure": "lesion", "metric": "dice", "min": 0.1}, False, 0.0),
         ({"structure": "lesion", "metric": "hd_mm", "max": 29.0}, False, 30.0),  # missed: the image's diagonal
         ({"structure": "spleen", "metric": "dice", "min": 0.0}, False, None),
+        ({"structure": "mean", "metric": "nsd_7mm", "min": 0.0}, False, None),
     ],
 )
 def test_an_expectation_is_compared_with_the_mean(tmp_path: Path, what: Any, met: bool, value: float | None) -> None:
@@ -72,7 +73,7 @@ def test_an_expectation_needs_a_bound_and_a_known_metric() -> None:
     with pytest.raises(ValidationError, match="needs min or max"):
         Expectation(scores="s", structure="liver", metric="dice")
     with pytest.raises(ValidationError, match="metric"):
-        Expectation(scores="s", structure="liver", metric="dise", min=0.5)  # type: ignore[arg-type]
+        Expectation(scores="s", structure="liver", metric="dise", min=0.5)
 
 
 def test_outcomes_as_a_table(tmp_path: Path) -> None:
