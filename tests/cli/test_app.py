@@ -74,7 +74,7 @@ def test_python_m_medseg() -> None:
         (["train", "x", "--folds", "two"], "Invalid value for '--folds'"),
         (["train", "x", "--steps", "1.5"], "Invalid value for '--steps'"),
         (["train", "x", "--fold"], "requires an argument"),
-        (["evaluate", "a", "b", "-o", "c", "--tolerance", "x"], "Invalid value for '--tolerance'"),
+        (["evaluate", "a", "b", "-o", "c", "--min-lesion", "x"], "Invalid value for '--min-lesion'"),
         (["infer", "a"], "Missing argument 'SCANS'"),
         (["inspect", "a", "b"], "unexpected extra argument"),
     ],
