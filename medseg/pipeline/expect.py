@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.records import Scores
 from medseg.files import Record, read_record
 from medseg.report.table import Table, number
 
@@ -58,12 +58,10 @@ def _check(expectation: Expectation, scores: Scores) -> Outcome:
 
 def _value(expectation: Expectation, scores: Scores) -> float | None:
     if expectation.structure == OVER_STRUCTURES:
-        macro = scores.mean_over_structures[expectation.metric]
-        return macro.mean if macro.mean_penalised is None else macro.mean_penalised
+        return scores.mean_over_structures[expectation.metric].counted_mean
     for structure in scores.structures:
         if structure.structure == expectation.structure:
-            summary = structure.metrics[expectation.metric]
-            return summary.mean if summary.mean_penalised is None else summary.mean_penalised
+            return structure.metrics[expectation.metric].counted_mean
     return None
 
 

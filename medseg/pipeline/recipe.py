@@ -16,7 +16,7 @@ import yaml
 from pydantic import ConfigDict, ValidationError
 
 from medseg.errors import InputError
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.records import Scores
 from medseg.events import Event, StepBegins
 from medseg.files import Record, output_folder, write_json
 from medseg.pipeline import steps

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from medseg.errors import InputError, ResourceError, RunError
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.records import Scores
 from medseg.events import Note, Stage
 from medseg.files import read_record, write_record
 from medseg.inference.model import ModelCard, load_model
