@@ -59,7 +59,7 @@ def summarise(
         surface=settings.surface,
         tolerance_mm=settings.tolerances_mm[0],
         settings=settings,
-        metrics={one.name: _meant(one) for one in columns},
+        metrics={one.name: meant(one) for one in columns},
         mean_over=tuple(mean_over),
         mean_over_structures=dict(summed.means),
         worst_cases=_worst_cases(row for row in rows if not mean_over or row.structure in mean_over),
@@ -85,7 +85,8 @@ def mean_dice(rows: Iterable[StructureScore]) -> dict[str, float]:
     return {name: math.fsum(values) / len(values) for name, values in found.items()}
 
 
-def _meant(of: Metric) -> MetricMeant:
+def meant(of: Metric) -> MetricMeant:
+    """What a record tells of a metric."""
     return MetricMeant(label=of.label, unit=of.unit, better=of.better, version=of.version, definition=of.definition)
 
 

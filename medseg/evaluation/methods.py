@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from medseg.evaluation.comparison import Comparison
 from medseg.evaluation.metrics import Metric, metric
 from medseg.evaluation.records import Scores
 from medseg.evaluation.settings import SurfaceMode
+from medseg.evaluation.significance import MOST_EXACT
 from medseg.evaluation.statistics import DRAWS, FEWEST, FEWEST_FOR_MEDIAN
 
 MAIN = ("dice", "iou", "hd_mm", "hd95_mm", "assd_mm", "nsd", "boundary_f1")  # those of the main table
 MOST_NAMED = 12
+_DRAWS = f"{DRAWS:,}".replace(",", " ")
 
 _SURFACES: Mapping[SurfaceMode, str] = {
     "surfel": "the surface elements of DeepMind's surface-distance, weighted by their area",
@@ -53,6 +56,31 @@ def methods_paragraph(scores: Scores) -> str:
     return f"{text}\n\n{references(text)}"
 
 
+def comparison_paragraph(comparison: Comparison, scores: Scores, metrics: Sequence[Metric]) -> str:
+    """What a comparison compared, by which metrics, and how; `scores` are those of the first method."""
+    names, tests = comparison.names, sum(one.p is not None for one in comparison.differences)
+    patients = f" of {counted(comparison.patients, 'patient')}" if comparison.patients < comparison.cases else ""
+    text = " ".join(
+        [
+            f"{len(names)} methods ({listed(names)}) were compared in the same {counted(comparison.cases, 'case')}"
+            f"{patients} and {counted(len(comparison.structures), 'structure')} ({listed(comparison.structures)}).",
+            definitions(scores, metrics),
+            "A missed or spurious structure has an infinite distance, which counts as the diagonal of its image in "
+            "means and as the worst in ranks; a method that rightly finds nothing is perfect beside one that finds "
+            "something.",
+            f"Differences are paired, with 95 % intervals by percentiles of {_DRAWS} bootstrap samples of patients, "
+            "each with all of its cases (Efron 1993); over structures, they are means of the structures' differences.",
+            "Differences of patients were tested by Wilcoxon's signed-rank test, two-sided, zeros by Pratt's method, "
+            f"exact up to {MOST_EXACT} patients (Wilcoxon 1945), with p values adjusted for all "
+            f"{counted(tests, 'test')} by Holm (Holm 1979).",
+            "Methods were ranked in each case and structure, equal values sharing the mean of their ranks, and by "
+            "their mean rank; the ranking was bootstrapped over patients (Wiesenfarth 2021).",
+            versions(comparison, metrics),
+        ]
+    )
+    return f"{text}\n\n{references(text)}"
+
+
 def shown_metrics(scores: Scores, names: Iterable[str] = MAIN) -> list[Metric]:
     """Those of these metrics that were measured."""
     return [one for name in names if (one := metric(name)) and (name in scores.metrics or not scores.metrics)]
@@ -73,7 +101,7 @@ def definitions(scores: Scores, metrics: Sequence[Metric]) -> str:
     return ". ".join(sentences) + "."
 
 
-def versions(scores: Scores, metrics: Sequence[Metric]) -> str:
+def versions(scores: Scores | Comparison, metrics: Sequence[Metric]) -> str:
     """Software, and the version of each metric."""
     software = {"medseg": scores.medseg, **scores.software}
     told = ", ".join(f"{name} {number}" for name, number in software.items() if number)
@@ -160,10 +188,10 @@ def _means(scores: Scores) -> Iterator[str]:
     else:
         yield "Means are over cases (Maier-Hein 2024)."
     yield (
-        f"95 % intervals of means are percentiles of {DRAWS:,} bootstrap samples of {unit_of(scores.patients)} drawn "
+        f"95 % intervals of means are percentiles of {_DRAWS} bootstrap samples of {unit_of(scores.patients)} drawn "
         f"with replacement (Efron 1993), from {FEWEST} {_units(scores)} on; those of medians are order statistics by "
         f"the binomial distribution, from {FEWEST_FOR_MEDIAN} on."
-    ).replace(",000", " 000")
+    )
 
 
 def _units(scores: Scores) -> str:

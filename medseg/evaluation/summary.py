@@ -83,12 +83,12 @@ def _intervals(
     found = intervals_of(drawn).tolist()
     of_each = [(low, high) if n >= FEWEST else None for (low, high), n in zip(found, patients, strict=True)]
     over = [k for k, does in enumerate(counted) if does and patients[k]]
-    if not over or count_patients(_row_means(finite[:, over].T), whose) < FEWEST:
+    if not over or count_patients(row_means(finite[:, over].T), whose) < FEWEST:
         return of_each, None
-    return of_each, interval_of(_row_means(drawn[over]))
+    return of_each, interval_of(row_means(drawn[over]))
 
 
-def _row_means(columns: Floats) -> Floats:
+def row_means(columns: Floats) -> Floats:
     """The mean over the first axis of what is there; NaN where nothing is."""
     there = ~np.isnan(columns)
     with np.errstate(invalid="ignore"):

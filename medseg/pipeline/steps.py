@@ -28,6 +28,7 @@ from medseg.planning.weights import check_weights, loss_named
 from medseg.preprocessing.resample import Resampler
 
 if TYPE_CHECKING:
+    from medseg.evaluation.comparison import Comparison
     from medseg.evaluation.folders import Evaluation
     from medseg.imaging.convert import Converted
     from medseg.imaging.dataset import Case, Dataset
@@ -327,6 +328,19 @@ def _tolerances(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--tolerance {text} cannot be used", fix="write it as 1,2,3 (mm)") from None
+
+
+def compare(
+    scores: Sequence[Path], out: Path, metric: str = "dice,nsd", names: str = ""
+) -> Iterator[Event | Comparison]:
+    """Compare evaluations of the same cases by these metrics; `names`: what they are called, with commas between."""
+    from medseg.evaluation.compare import compare as compared
+
+    yield from compared(scores, out, _words(metric), _words(names))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def convert(

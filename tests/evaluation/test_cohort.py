@@ -16,7 +16,7 @@ from medseg.evaluation.writing import as_csv, write_scores
 DIAGONALS = dict.fromkeys("abcde", 100.0)
 
 
-def row(case, structure="liver", status="scored", dice=0.9, distance=2.0):
+def row(case, structure="liver", status="scored", dice=0.9, distance=2.0, volume=1.0):
     if status in ("missed", "spurious"):
         dice, distance = 0.0, math.inf
     if status == "both_empty":
@@ -36,7 +36,7 @@ def row(case, structure="liver", status="scored", dice=0.9, distance=2.0):
         mean_pred_to_ref_mm=distance,
         nsd=dice,
         boundary_f1=dice,
-        volume_ref_ml=1.0,
+        volume_ref_ml=volume,
         volume_pred_ml=1.0,
     )
 

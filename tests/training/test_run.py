@@ -78,6 +78,7 @@ def test_a_fold_is_trained_validated_and_saved(tmp_path: Path) -> None:
     validation = read_record(run / "splits.json", Splits).folds[0].validation
     assert {p.name for p in (run / "folds/3d/0/validation").iterdir()} == {
         *(f"{name}.nii.gz" for name in validation),
+        "methods.txt",
         "scores.csv",
         "scores.json",
     }
