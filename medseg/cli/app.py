@@ -15,7 +15,20 @@ STARTED = time.monotonic()  # a training budget counts from here
 
 import typer  # noqa: E402
 
-from medseg.cli import convert, doctor, evaluate, export, import_nnunet, infer, inspect, plan, run, select, train  # noqa: E402
+from medseg.cli import (  # noqa: E402
+    compare,
+    convert,
+    doctor,
+    evaluate,
+    export,
+    import_nnunet,
+    infer,
+    inspect,
+    plan,
+    run,
+    select,
+    train,
+)
 from medseg.errors import DONE, INTERRUPTED, WRONG_USE, MedsegError, explained  # noqa: E402
 
 # click's own, or typer's copy of it
@@ -55,7 +68,7 @@ def _medseg(
     context.obj = {"started": STARTED}
 
 
-for verb in (plan, train, select, infer, evaluate, export, import_nnunet, run, inspect, convert, doctor):
+for verb in (plan, train, select, infer, evaluate, compare, export, import_nnunet, run, inspect, convert, doctor):
     app.command(verb.NAME)(verb.command)
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from medseg.errors import MedsegError
 from medseg.evaluation.case import warm_up
-from medseg.evaluation.cohort import Scores, summarise, write_scores
+from medseg.evaluation.cohort import summarise
 from medseg.evaluation.engine.choice import engine
 from medseg.evaluation.names import named, structures_of, unambiguous, unknown_names
 from medseg.evaluation.pairing import Pair, Pairing, json_object, pair_up
+from medseg.evaluation.records import Scores
 from medseg.evaluation.scoring import CaseScores, score_pair
 from medseg.evaluation.settings import DEFAULT, Settings, checked
+from medseg.evaluation.writing import write_scores
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
 from medseg.imaging.label_files import read_label_grid

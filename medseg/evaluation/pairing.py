@@ -119,6 +119,14 @@ def _without_maps(found: Sequence[_Found], made: Collection[str]) -> list[_Found
     return [one for one in found if one.name in made or not one.name.startswith(begins)]
 
 
+def case_name(file_name: str) -> str:
+    """The name of a file of labels without its extension and `_0000`."""
+    stem = file_name
+    for suffix in SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    return stem.removesuffix("_0000") or stem
+
+
 def _pair(reference: _Found, prediction: _Found | None) -> Pair:
     """By the name of the prediction, since medseg may have made it, unless only the reference's may be told."""
     spoken = [one.shown for one in (prediction, reference) if one and (one.mapped or one.kind not in _DICOM)]
@@ -150,10 +158,7 @@ def _found(path: Path, what: str, known: _Known, ours: bool) -> list[_Found]:
 
 
 def _one(file: Path, kind: LabelKind, what: str, known: _Known, ours: bool) -> _Found:
-    stem = file.name
-    for suffix in SUFFIXES:
-        stem = stem.removesuffix(suffix)
-    name = stem.removesuffix("_0000") or stem
+    name = case_name(file.name)
     if kind not in _DICOM:
         mapped = what == "reference" and name in known.case_of
         name = known.case_of[name] if mapped else name

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from medseg.evaluation.cohort import MacroMean, Scores
 from medseg.evaluation.metrics import metric
+from medseg.evaluation.records import MacroMean, Scores
 from medseg.files import Record, read_record
 from medseg.report.table import Table, number
 
@@ -60,12 +60,11 @@ def _check(expectation: Expectation, scores: Scores) -> Outcome:
 
 def _value(expectation: Expectation, scores: Scores) -> float | None:
     if expectation.structure == OVER_STRUCTURES:
-        macro = scores.mean_over_structures.get(expectation.metric, NOT_MEASURED)
-        return macro.mean if macro.mean_penalised is None else macro.mean_penalised
+        return scores.mean_over_structures.get(expectation.metric, NOT_MEASURED).counted_mean
     for structure in scores.structures:
         if structure.structure == expectation.structure:
-            summary = structure.metrics.get(expectation.metric, NOT_MEASURED)
-            return summary.mean if summary.mean_penalised is None else summary.mean_penalised
+            summary = structure.metrics.get(expectation.metric)
+            return summary.counted_mean if summary else None
     return None
 
 

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, ValidationError
 
 from medseg.errors import InputError
 from medseg.evaluation.asked import TOLERANCES, settings_from
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.records import Scores
 from medseg.events import Event, StepBegins
 from medseg.files import Record, output_folder, write_json
 from medseg.pipeline import steps

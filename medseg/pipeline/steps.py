@@ -28,6 +28,7 @@ from medseg.planning.weights import check_weights, loss_named
 from medseg.preprocessing.resample import Resampler
 
 if TYPE_CHECKING:
+    from medseg.evaluation.comparison import Comparison
     from medseg.evaluation.folders import Evaluation
     from medseg.evaluation.settings import Settings
     from medseg.imaging.convert import Converted
@@ -322,6 +323,19 @@ def evaluate(
 
     settings = settings or DEFAULT
     yield from evaluate_folders(predictions, references, out, settings, prefer=(options or ReadOptions()).prefer)
+
+
+def compare(
+    scores: Sequence[Path], out: Path, metric: str = "dice,nsd", names: str = ""
+) -> Iterator[Event | Comparison]:
+    """Compare evaluations of the same cases by these metrics; `names`: what they are called, with commas between."""
+    from medseg.evaluation.compare import compare as compared
+
+    yield from compared(scores, out, _words(metric), _words(names))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def convert(

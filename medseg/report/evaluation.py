@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medseg.evaluation.cohort import MacroMean, Scores, StructureSummary
+from medseg.evaluation.records import MacroMean, Scores, Summary
 from medseg.report.table import Table, number
 
 # name, heading, digits
@@ -28,15 +28,17 @@ def scores_table(scores: Scores, title: str = "Scores") -> Table:
             str(s.n),
             str(s.n_missed),
             str(s.n_spurious),
-            *(number(_mean(s, metric), digits) for metric, _, digits in _COLUMNS),
+            *(_told(s.metrics[metric], metric, digits) for metric, _, digits in _COLUMNS),
         )
         for s in scores.structures
     ]
     if len(scores.structures) > 1:
         macro = scores.mean_over_structures
-        means = (number(_macro(macro[metric]), digits) for metric, _, digits in _COLUMNS)
+        means = (_told(macro[metric], metric, digits) for metric, _, digits in _COLUMNS)
         rows.append(("mean", "", "", "", *means))
     remarks = [f"means over cases; NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm; surface: {scores.surface}"]
+    if any(s.metrics["dice"].mean_low is not None for s in scores.structures):
+        remarks.append(f"in brackets: the 95 % interval of the mean Dice, bootstrap over {_units(scores)}")
     if scores.mean_over:
         remarks.append(f"the mean, and that of a case, is over the regions: {', '.join(scores.mean_over)}")
     if any(s.n_missed or s.n_spurious for s in scores.structures):
@@ -50,10 +52,13 @@ def scores_table(scores: Scores, title: str = "Scores") -> Table:
     return Table(title, columns, tuple(rows), tuple(remarks), whole="scores.json")
 
 
-def _mean(summary: StructureSummary, metric: str) -> float | None:
-    found = summary.metrics[metric]
-    return found.mean if found.mean_penalised is None else found.mean_penalised
+def _told(mean: Summary | MacroMean, metric: str, digits: int) -> str:
+    """The mean; of Dice with its interval, where patients are enough for one."""
+    told = number(mean.counted_mean, digits)
+    if metric != "dice" or mean.mean_low is None:
+        return told
+    return f"{told} ({number(mean.mean_low, digits)}-{number(mean.mean_high, digits)})"
 
 
-def _macro(mean: MacroMean) -> float | None:
-    return mean.mean if mean.mean_penalised is None else mean.mean_penalised
+def _units(scores: Scores) -> str:
+    return "patients" if scores.patients else "cases"

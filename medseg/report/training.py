@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg.evaluation.cohort import Scores, StructureSummary, interval, penalised, present
+from medseg.evaluation.records import MacroMean, Scores, Summary
+from medseg.evaluation.statistics import FEWEST
 from medseg.files import RESEARCH_USE, written_whole
 from medseg.report.table import Table, number
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 EVENTS, CURVES = "events.jsonl", "curves.png"
 DICE = "validation Dice"
 MOST_STRUCTURES = 10  # with a curve and a name of their own; of more, the mean and the range are drawn
-FEWEST = 5  # cases for which an interval is told: of fewer it says nothing of other cases
 
 # name, heading, digits
 _COLUMNS = (("dice", "Dice", 3), ("hd95_mm", "HD95 mm", 2), ("nsd", "NSD", 3), ("boundary_f1", "BF1", 3))
@@ -93,29 +93,27 @@ def _dice(axis: Axes, lines: Sequence[dict[str, Any]], key: str, per: float) -> 
 def crossvalidation_table(scores: Scores, title: str = "Cross-validation") -> Table:
     """Means over the cases of all folds, each case scored by the fold that held it out, with 95 % intervals."""
     rows = [
-        (s.structure, str(s.n), *(_with_interval(scores, s, m, d) for m, _, d in _COLUMNS)) for s in scores.structures
+        (s.structure, str(s.n), *(_with_interval(s.metrics[m], d) for m, _, d in _COLUMNS)) for s in scores.structures
     ]
     if len(scores.structures) > 1:
         macro = [scores.mean_over_structures[metric] for metric, _, _ in _COLUMNS]
-        means = [m.mean if m.mean_penalised is None else m.mean_penalised for m in macro]
-        rows.append(("mean", "", *(number(mean, c[2]) for mean, c in zip(means, _COLUMNS, strict=True))))
-    few = any(0 < len(present(scores.scores, s.structure)) < FEWEST for s in scores.structures)
+        rows.append(("mean", "", *(_with_interval(mean, c[2]) for mean, c in zip(macro, _COLUMNS, strict=True))))
+    unit = "patients" if scores.patients else "cases"
+    few = any(0 < s.metrics[m].n_patients < FEWEST for s in scores.structures for m, _, _ in _COLUMNS)
     remarks = (
         "means over cases, each scored by the fold that held it out, with the 95 % interval of the mean (bootstrap "
-        f"over cases); NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm",
-        *((f"(-): fewer than {FEWEST} cases are too few for an interval",) if few else ()),
+        f"over {unit}); NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm",
+        *((f"(-): fewer than {FEWEST} {unit} are too few for an interval",) if few else ()),
         "missed or spurious structures score 0, and the image's diagonal as a distance",
         scores.notice,
     )
     return Table(title, ("structure", "cases", *(name for _, name, _ in _COLUMNS)), tuple(rows), remarks, "scores.json")
 
 
-def _with_interval(scores: Scores, summary: StructureSummary, metric: str, digits: int) -> str:
-    values = penalised(present(scores.scores, summary.structure), metric, scores.diagonals_mm)
-    if not values:
+def _with_interval(mean: Summary | MacroMean, digits: int) -> str:
+    if mean.counted_mean is None:
         return "-"
-    mean = number(float(np.mean(values)), digits)
-    if len(values) < FEWEST:
-        return f"{mean} (-)"
-    low, high = interval(values)
-    return f"{mean} ({number(low, digits)} to {number(high, digits)})"
+    told = number(mean.counted_mean, digits)
+    if mean.mean_low is None:
+        return f"{told} (-)"
+    return f"{told} ({number(mean.mean_low, digits)} to {number(mean.mean_high, digits)})"

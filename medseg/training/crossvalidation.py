@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medseg.errors import InputError, RunError
-from medseg.evaluation.cohort import Scores, summarise, write_scores
+from medseg.evaluation.cohort import summarise
+from medseg.evaluation.records import Scores
 from medseg.evaluation.score import StructureScore
+from medseg.evaluation.writing import write_scores
 from medseg.files import output_folder, read_record, write_record
 from medseg.inference.model import ModelCard, run_plan, run_splits
 from medseg.planning.explain import counted
@@ -81,7 +83,7 @@ def cross_validate(run: Path, configuration: Name) -> Scores | None:
     if len(found) < len(parts) or len(found) < 2:
         return None
     rows, diagonals = _joined(found)
-    scores = summarise(rows, diagonals, found[0].settings)
+    scores = summarise(rows, diagonals, found[0].settings, patients=_patients(run))
     write_scores(output_folder(folder / FOLDER), scores)
     return scores
 
@@ -94,6 +96,14 @@ def uneven(folds: Iterable[Path]) -> str:
         return ""
     (first, n), *others = steps.items()
     return ", ".join((f"fold {first} for {counted(n, 'step')}", *(f"fold {k} for {m}" for k, m in others)))
+
+
+def _patients(run: Path) -> dict[str, int]:
+    """A number for the patient of each case; none where every patient has one case, or nothing tells of patients."""
+    path = run / "fingerprint.json"
+    cases = read_record(path, Fingerprint).cases if path.is_file() else ()
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(case.patient or case.case for case in cases), 1)}
+    return {case.case: numbers[case.patient or case.case] for case in cases} if len(numbers) < len(cases) else {}
 
 
 def _scores(fold: Path) -> Scores | None:

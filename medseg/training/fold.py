@@ -11,7 +11,8 @@ import torch
 
 from medseg.compute import describe, memory_gave_out
 from medseg.errors import InputError, ResourceError
-from medseg.evaluation.cohort import Scores, mean_dice
+from medseg.evaluation.cohort import mean_dice
+from medseg.evaluation.records import Scores
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
 from medseg.inference.model import ModelCard, save_model

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from medseg.evaluation.case import diagonal_mm
-from medseg.evaluation.cohort import Scores, mean_dice, summarise, write_scores
+from medseg.evaluation.cohort import mean_dice, summarise
+from medseg.evaluation.records import Scores
 from medseg.evaluation.score import StructureScore
+from medseg.evaluation.writing import write_scores
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.files import output_folder
 from medseg.planning.plan import Plan

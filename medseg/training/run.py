@@ -21,7 +21,7 @@ import torch
 
 from medseg.compute import keep_freed_memory
 from medseg.errors import InputError, RunError
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.records import Scores
 from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.inference.model import ModelCard, run_plan

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.records import Scores
 from medseg.evaluation.score import StructureScore
 from medseg.files import read_record
 from medseg.imaging.grid import Grid

@@ -11,7 +11,19 @@ from medseg.cli.app import run_command
 from medseg.errors import INTERRUPTED, MedsegError
 from medseg.inference.records import RESEARCH_USE
 
-VERBS = ("plan", "train", "select", "infer", "evaluate", "export", "import-nnunet", "run", "inspect", "doctor")
+VERBS = (
+    "plan",
+    "train",
+    "select",
+    "infer",
+    "evaluate",
+    "compare",
+    "export",
+    "import-nnunet",
+    "run",
+    "inspect",
+    "doctor",
+)
 SCRIPT = Path(sys.executable).with_name("medseg")
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medseg.evaluation.cohort import Scores
 from medseg.evaluation.folders import evaluate_folders
+from medseg.evaluation.records import Scores
 from medseg.files import read_record
 from medseg.imaging.nifti import read_labels
 from medseg.inference.folder import infer_folder

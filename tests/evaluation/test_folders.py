@@ -10,8 +10,8 @@ import pytest
 
 from medseg.errors import InputError
 from medseg.evaluation import folders
-from medseg.evaluation.cohort import Scores
 from medseg.evaluation.folders import Evaluation, evaluate_folders
+from medseg.evaluation.records import Scores
 from medseg.evaluation.settings import Settings
 from medseg.events import Advanced, Note, Stage
 from medseg.files import read_record

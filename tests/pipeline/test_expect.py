@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from medseg.errors import InputError
-from medseg.evaluation.cohort import Scores, summarise
+from medseg.evaluation.cohort import summarise
+from medseg.evaluation.records import Scores
 from medseg.evaluation.score import StructureScore
 from medseg.files import write_record
 from medseg.pipeline.expect import Expectation, check_expectations, outcomes_table

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from medseg.errors import InputError, ResourceError, RunError
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.records import Scores
 from medseg.events import Note, Stage
 from medseg.files import read_record, write_record
 from medseg.inference.model import ModelCard, load_model
@@ -78,6 +78,7 @@ def test_a_fold_is_trained_validated_and_saved(tmp_path: Path) -> None:
     validation = read_record(run / "splits.json", Splits).folds[0].validation
     assert {p.name for p in (run / "folds/3d/0/validation").iterdir()} == {
         *(f"{name}.nii.gz" for name in validation),
+        "methods.txt",
         "scores.csv",
         "scores.json",
     }

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.records import Scores
 from medseg.files import read_record
 from tests.tiny import planned_run
 

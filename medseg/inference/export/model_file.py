@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from medseg.errors import InputError
-from medseg.evaluation.cohort import Scores, summarise
+from medseg.evaluation.cohort import summarise
+from medseg.evaluation.records import Scores
 from medseg.evaluation.score import StructureScore
 from medseg.evaluation.settings import DEFAULT
 from medseg.files import read_record

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from medseg.evaluation.cohort import StructureSummary
+from medseg.evaluation.records import StructureSummary
 from medseg.files import RESEARCH_USE, Record
 from medseg.imaging.writing.codes import code_of
 from medseg.imaging.writing.snomed import Triple

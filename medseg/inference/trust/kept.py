@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg.errors import RunError, explained
-from medseg.evaluation.cohort import Scores
+from medseg.evaluation.records import Scores
 from medseg.files import read_record, write_record
 from medseg.inference.held_out import FOLDER, validation_folds
 from medseg.inference.model import run_plan

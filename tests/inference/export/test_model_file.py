@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import InputError, RunError
-from medseg.evaluation.cohort import summarise, write_scores
+from medseg.evaluation.cohort import summarise
 from medseg.evaluation.score import StructureScore
+from medseg.evaluation.writing import write_scores
 from medseg.events import Note
 from medseg.files import RESEARCH_USE
 from medseg.imaging.grid import Grid

@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from medseg.evaluation.cohort import summarise, write_scores
+from medseg.evaluation.cohort import summarise
+from medseg.evaluation.writing import write_scores
 from medseg.files import write_record
 from medseg.inference.trust.familiar import Familiar
 from medseg.inference.trust.fit import fit_trust
