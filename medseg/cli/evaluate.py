@@ -54,6 +54,14 @@ def command(
     resample: Annotated[
         bool, typer.Option("--resample", help="Bring predictions on other grids onto the reference's (nearest voxel).")
     ] = False,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="A row for each case (columns: case, patient, others).", show_default=False),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Break scores down by this column of the CSV.", show_default=False),
+    ] = None,
     prefer: options.Prefer = "",
     json: options.Json = False,
 ) -> None:
@@ -70,7 +78,7 @@ def command(
     lists = (tubular or (), instances or ())
     settings = settings_from(tolerance, surface, *lists, min_lesion, fov_faces, both_empty, resample)
     evaluation = console.follow(
-        steps.evaluate(predictions, references, out, settings, steps.read_options(prefer=prefer))
+        steps.evaluate(predictions, references, out, settings, steps.read_options(prefer=prefer), metadata, by or ())
     )
     if json:
         console.show_json(evaluation.scores.model_dump(mode="json"))

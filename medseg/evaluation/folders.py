@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from medseg.errors import MedsegError
+from medseg.errors import InputError, MedsegError
 from medseg.evaluation.case import warm_up
 from medseg.evaluation.cohort import summarise
 from medseg.evaluation.engine.choice import engine
+from medseg.evaluation.metadata import Metadata, left_out, read_metadata
 from medseg.evaluation.names import named, structures_of, unambiguous, unknown_names
 from medseg.evaluation.pairing import Pair, Pairing, json_object, pair_up
 from medseg.evaluation.records import Scores
@@ -62,18 +63,22 @@ def evaluate_folders(
     settings: Settings = DEFAULT,
     names: Mapping[int, str] | None = None,
     prefer: Prefer = "",
+    metadata: Path | None = None,
+    by: Sequence[str] = (),
 ) -> Iterator[Event | Evaluation]:
     """Score every reference against its prediction and summarise them; yields events, and last an `Evaluation`.
 
     `predictions` and `references` are folders or single files of labels in any format, paired by `pairing.pair_up`;
-    `settings`: how they are compared; `prefer` decides between contradicting affines of NIfTI files. A
-    reference without a prediction counts as missed. A case that cannot be scored is set aside in `failed`; the others
-    go on.
+    `settings`: how they are compared; `prefer` decides between contradicting affines of NIfTI files. `metadata`: a CSV
+    with a row a case, by whose columns `by` scores are broken down, and whose column `patient` tells which cases are of
+    one patient. A reference without a prediction counts as missed. A case that cannot be scored is set aside in
+    `failed`; the others go on.
 
     Raises:
         InputError: a side is missing, empty, or nothing pairs; a tolerance below 0; names that are not unique.
         ResourceError: `out` cannot be written to.
     """
+    told = _metadata(metadata, by)
     pairing = pair_up(predictions, references)
     known: Structures | None
     mean_over: tuple[str, ...] = ()
@@ -87,7 +92,8 @@ def evaluate_folders(
 
     missing = [pair.case for pair in pairing.pairs if pair.prediction is None]
     yield from _notes(pairing, missing)
-    for line in filter(None, (aside, *named(unknown_names(pairing, known)))):
+    unused = left_out(told, [pair.case for pair in pairing.pairs]) if told is not None else ()
+    for line in filter(None, (aside, *named(unknown_names(pairing, known)), *unused)):
         yield Note(line, warning=True)
     executor, in_flight, expect = _where_to_work(pairing.pairs, prefer)
     threads = available_cores() if isinstance(executor, InPlace) else 1
@@ -123,8 +129,20 @@ def evaluate_folders(
         unpaired_predictions=pairing.unpaired_predictions,
         failed=dict(sorted(failed.items())),
         mean_over=mean_over,
+        metadata=told,
+        by=by,
     )
     yield Evaluation(scores, *write_scores(out, scores))
+
+
+def _metadata(path: Path | None, by: Sequence[str]) -> Metadata | None:
+    if path is None:
+        if by:
+            raise InputError(f"--by {by[0]} needs --metadata", fix="give the CSV file that has this column")
+        return None
+    told = read_metadata(path)
+    told.check(by)
+    return told
 
 
 def _regions(predictions: Path, known: Structures | None) -> tuple[Structures | None, tuple[str, ...]]:

@@ -316,13 +316,15 @@ def evaluate(
     out: Path,
     settings: Settings | None = None,
     options: ReadOptions | None = None,
+    metadata: Path | None = None,
+    by: Sequence[str] = (),
 ) -> Iterator[Event | Evaluation]:
     """Score predictions against references, paired by case name."""
     from medseg.evaluation.folders import evaluate_folders
     from medseg.evaluation.settings import DEFAULT
 
-    settings = settings or DEFAULT
-    yield from evaluate_folders(predictions, references, out, settings, prefer=(options or ReadOptions()).prefer)
+    settings, prefer = settings or DEFAULT, (options or ReadOptions()).prefer
+    yield from evaluate_folders(predictions, references, out, settings, None, prefer, metadata, by)
 
 
 def compare(

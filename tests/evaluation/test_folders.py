@@ -253,3 +253,18 @@ def test_lesions_and_centrelines_where_they_are_asked_for(places):
     assert first.value("pq") == 0
     assert (second.value("centreline_dice"), second.value("lesions_ref")) == (1, None)
     assert set(evaluation.scores.metrics) >= {"lesion_f1", "centreline_dice", "nsd_2mm"}
+
+
+def test_groups_and_patients_of_a_metadata_file(places, tmp_path):
+    table = tmp_path / "cases.csv"
+    table.write_text("case,patient,site\na,Mueller,north\nb,Mueller,south\nc,Huber,south\nz,Maier,south\n")
+    events, evaluation = run(*places, metadata=table, by=["site"])
+    assert {(s.column, s.value, s.n) for s in evaluation.scores.strata} == {("site", "north", 1), ("site", "south", 2)}
+    assert evaluation.scores.patients == {"a": 1, "b": 1, "c": 2}
+    assert any("1 case" in event.text for event in events if isinstance(event, Note))
+    written = "".join(path.read_text() for path in places[2].iterdir())
+    assert "Mueller" not in written
+    with pytest.raises(InputError, match="scanner"):
+        run(*places, metadata=table, by=["scanner"])
+    with pytest.raises(InputError, match="needs --metadata"):
+        run(*places, by=["site"])
