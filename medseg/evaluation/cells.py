@@ -25,7 +25,8 @@ Triangle = tuple[int, int, int]
 _AROUND = ((0, 0), (1, 0), (1, 1), (0, 1))
 
 
-def surfel_sizes(spacing_mm: Sequence[float]) -> Floats:
+@lru_cache(maxsize=64)
+def surfel_sizes(spacing_mm: tuple[float, ...]) -> Floats:
     """Surface in a cell for every code: mm^2 (256,) for three spacings, mm of contour (16,) for two.
 
     The first corner in raster order is the highest bit of the code. Codes 0 and all-ones hold no surface.
@@ -50,6 +51,7 @@ def cell_codes(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _size(vectors: Floats, scale: Floats) -> Floats:
     sizes: Floats = np.linalg.norm(vectors * scale, axis=-1).sum(axis=-1)
+    sizes.flags.writeable = False  # it is shared
     return sizes
 
 

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from medseg.evaluation.cells import surfel_sizes
-from medseg.evaluation.engine.values import Elements, Engine, Floats, Ints, Spacing
+from medseg.evaluation.engine.values import Elements, Engine, Floats, Spacing
 from medseg.evaluation.metrics import at_tolerance
 from medseg.evaluation.settings import SurfaceMode
 
@@ -104,10 +104,8 @@ def _percentile_mm(engine: Engine, mode: SurfaceMode, of: Apart) -> float:
 
 def touches_border(elements: Elements, place: Place) -> bool:
     """Whether the structure reaches the end of the image along any axis that it has."""
-    last = [n - 1 for n in elements.shape]
     axes = range(1 if place.planar else 0, 3)
-    places = _axes(elements)
-    return any(bool((places[axis] == 0).any() or (places[axis] == last[axis]).any()) for axis in axes)
+    return any(elements.low[axis] == 0 or elements.high[axis] == elements.shape[axis] - 1 for axis in axes)
 
 
 def without_fov_faces(elements: Elements, mode: SurfaceMode, place: Place) -> Elements:
@@ -115,7 +113,7 @@ def without_fov_faces(elements: Elements, mode: SurfaceMode, place: Place) -> El
     if mode == "voxel":
         return elements.kept(elements.codes == 1)
     codes = elements.codes.copy()
-    places = _axes(elements)
+    places = elements.places().T
     for axis in range(1 if place.planar else 0, 3):
         step, high = np.uint8(_STEPS[axis]), np.uint8(_FIRST[axis])
         below, above = places[axis] == 0, places[axis] == elements.shape[axis] - 1
@@ -127,9 +125,3 @@ def without_fov_faces(elements: Elements, mode: SurfaceMode, place: Place) -> El
 # Of the 8 bits of a code: how far apart the two neighbours along each axis stand, and which bits are the first of two.
 _STEPS: Final = (4, 2, 1)
 _FIRST: Final = (0b11110000, 0b11001100, 0b10101010)
-
-
-def _axes(elements: Elements) -> tuple[Ints, Ints, Ints]:
-    _, nj, nk = elements.shape
-    row = elements.flat // nk
-    return row // nj, row % nj, elements.flat - row * nk

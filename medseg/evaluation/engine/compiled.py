@@ -120,15 +120,13 @@ class CompiledEngine:
         size = np.maximum(*(begin + size for begin, size in boxes)) - low
         reach = _reach(depth_mm, spacing_mm)
         near = np.zeros(tuple(size), np.uint8)
-        reference, prediction = (
-            int(bands.mark(_frozen(array), value, border.flat, reach, low, near, bit))
-            for bit, array, border in zip((1, 2), labels, borders, strict=True)
-        )
-        return Bands(reference, prediction, int(bands.in_both(near)))
+        for bit, array, border in zip((1, 2), labels, borders, strict=True):
+            bands.mark(_frozen(array), value, border.flat, reach, low, near, bit)
+        return Bands(*bands.counts(near))
 
     def warm_up(self) -> None:
         """Both ways to what is far away."""
-        place = Elements(np.array([3]), np.array([1], np.uint8), (2, 2, 2))
+        place = Elements.at(np.array([3]), np.array([1], np.uint8), (2, 2, 2))
         for search in (nearest.row_by_row, nearest.plane_by_plane):
             search(place.flat, *_Rows(place).arguments, np.ones(3), np.empty(1))
 
@@ -141,6 +139,7 @@ class _Rows:
         self.start = np.zeros(int(self.size[0] * self.size[1]) + 1, np.int64)
         self.last = np.empty(len(targets), np.int32)
         self.shape = np.asarray(targets.shape, np.int64)
+        self.flat = targets.flat
         nearest.rows_of(targets.flat, self.shape, self.low, self.size, self.start, self.last)
 
     @property
@@ -152,7 +151,7 @@ class _Rows:
 def _near(flat: Array, rows: _Rows, spacing: Floats) -> Floats:
     best = np.empty(len(flat))
     offsets, across = _around(float(spacing[0]), float(spacing[1]))
-    nearest.nearby(np.ascontiguousarray(flat), *rows.arguments, offsets, across, float(spacing[2]), best)
+    nearest.nearby(np.ascontiguousarray(flat), rows.flat, *rows.arguments, offsets, across, float(spacing[2]), best)
     return best
 
 
@@ -198,11 +197,8 @@ def _reach(depth_mm: float, spacing_mm: Spacing) -> Array:
 
 def _box(elements: Elements) -> tuple[Array, Array]:
     """Lowest indices (3,) and size (3,) of the box around all elements."""
-    _, nj, nk = elements.shape
-    row, k = elements.flat // nk, elements.flat % nk
-    i, j = row // nj, row % nj
-    low = np.array([i[0], j.min(), k.min()], np.int64)
-    return low, np.array([i[-1], j.max(), k.max()], np.int64) - low + 1
+    low = np.array(elements.low, np.int64)
+    return low, np.array(elements.high, np.int64) - low + 1
 
 
 def _frozen(labels: Labels) -> Labels:
@@ -241,7 +237,8 @@ def _elements(parts: Sequence[Array], shape: Shape) -> dict[int, Elements]:
     found = {}
     for label in np.flatnonzero(np.diff(ends, prepend=0)).tolist():
         of_it = packed[0 if label == 0 else ends[label - 1] : ends[label]]
-        flat, codes = np.empty(len(of_it), np.int64), np.empty(len(of_it), np.uint8)
-        sweep.unpacked(of_it, flat, codes)
-        found[label] = Elements(flat, codes, shape)
+        flat, codes, box = np.empty(len(of_it), np.int64), np.empty(len(of_it), np.uint8), np.empty((2, 3), np.int64)
+        sweep.unpacked(of_it, np.asarray(shape, np.int64), flat, codes, box)
+        (i, j, k), (last_i, last_j, last_k) = box.tolist()
+        found[label] = Elements(flat, codes, shape, (i, j, k), (last_i, last_j, last_k))
     return found

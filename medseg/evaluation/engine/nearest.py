@@ -32,6 +32,7 @@ def rows_of(flat: Any, shape: Any, low: Any, size: Any, start: Any, last: Any) -
 @compiled()
 def nearby(
     flat: Any,
+    targets: Any,
     shape: Any,
     low: Any,
     size: Any,
@@ -44,11 +45,18 @@ def nearby(
 ) -> None:
     """Squared distances from `flat` (N,) to the nearest target in the rows of `offsets` (M, 2) around; else infinite.
 
+    flat and `targets` ascend: what stands in both is at no distance, and needs no search.
     across (M + 1,): the squared distance of each of these rows, ascending, and of the nearest one that is none of them;
     along: spacing of the last axis. A distance is exact, or infinite.
     """
     nj, nk = shape[1], shape[2]
+    same = 0
     for n in range(flat.size):
+        while same < targets.size and targets[same] < flat[n]:
+            same += 1
+        if same < targets.size and targets[same] == flat[n]:
+            best[n] = 0.0
+            continue
         row, k = flat[n] // nk, flat[n] % nk
         i, j = row // nj - low[0], row % nj - low[1]
         nearest = np.inf

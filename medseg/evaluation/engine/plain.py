@@ -147,7 +147,7 @@ def _placed(
     flat: npt.NDArray[np.intp], codes: Codes, within: tuple[int, ...], box: tuple[slice, ...], shape: Shape
 ) -> Elements:
     places = np.stack(np.unravel_index(flat, within)) + np.array([[side.start] for side in box])
-    return Elements(np.ravel_multi_index(tuple(places), shape).astype(np.int64), codes, shape)
+    return Elements.at(np.ravel_multi_index(tuple(places), shape).astype(np.int64), codes, shape)
 
 
 def _triangles(elements: Elements, spacing_mm: Spacing, planar: bool) -> Floats:

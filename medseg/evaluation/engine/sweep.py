@@ -29,6 +29,8 @@ def corners(labels: Any, begin: int, end: int, whole: int) -> Any:
     back, ones = np.uint64(64) - step, ~np.uint64(0)
     planes = _planes(labels, 2)
     _take(labels, begin - 1, planes[(begin - 1) & 1])
+    words = planes.shape[2] // per_word
+    differs, mixed = np.zeros(words, np.uint64), np.zeros(words - 1, np.uint64)
     found = np.empty(1 << 12, np.uint64)
     n = 0
     for i in range(begin, end):
@@ -36,26 +38,41 @@ def corners(labels: Any, begin: int, end: int, whole: int) -> Any:
         low, high = planes[(i - 1) & 1], planes[i & 1]
         low_words, high_words = low.view(np.uint64), high.view(np.uint64)
         for j in range(nj + 1):
-            a, b, c, d = low_words[j], low_words[j + 1], high_words[j], high_words[j + 1]
-            this, differs = a[0], (a[0] ^ b[0]) | (a[0] ^ c[0]) | (a[0] ^ d[0])
-            for word in range(a.size - 1):  # of which the voxels one further are shifted beside the first ones
-                after = a[word + 1]
-                differs_after = (after ^ b[word + 1]) | (after ^ c[word + 1]) | (after ^ d[word + 1])
-                mixed = (
-                    differs | (differs >> step) | (differs_after << back) | (this ^ ((this >> step) | (after << back)))
-                )
-                this, differs = after, differs_after
-                if mixed == 0:
+            if not _corners_of_row(
+                low_words[j], low_words[j + 1], high_words[j], high_words[j + 1], step, differs, mixed
+            ):
+                continue
+            for word in range(mixed.size):
+                here = mixed[word]
+                if here == 0:
                     continue
                 found = _with_room(found, n + 64)
                 for k in range(word * per_word, word * per_word + per_word):
-                    one, mixed = mixed & (ones >> back), mixed >> step
+                    one, here = here & (ones >> back), here >> step
                     if one == 0:
                         continue
                     below = (low[j, k], low[j, k + 1], low[j + 1, k], low[j + 1, k + 1])
                     above = (high[j, k], high[j, k + 1], high[j + 1, k], high[j + 1, k + 1])
                     n = _pack_corner(below, above, (i * (nj + 1) + j) * (nk + 1) + k, whole, found, n)
     return found[:n]
+
+
+@compiled()
+def _corners_of_row(a: Any, b: Any, c: Any, d: Any, step: Any, differs: Any, mixed: Any) -> Any:
+    """Bits of `mixed` are set where the 8 voxels around a corner are not alike; whether any is set.
+
+    a, b, c, d: the four rows around; the voxels one further are shifted beside the first ones. In two plain loops,
+    which run in vectors.
+    """
+    back = np.uint64(64) - step
+    for word in range(differs.size):
+        differs[word] = (a[word] ^ b[word]) | (a[word] ^ c[word]) | (a[word] ^ d[word])
+    some = np.uint64(0)
+    for word in range(mixed.size):
+        along = a[word] ^ ((a[word] >> step) | (a[word + 1] << back))
+        mixed[word] = differs[word] | (differs[word] >> step) | (differs[word + 1] << back) | along
+        some |= mixed[word]
+    return some != 0
 
 
 @compiled()
@@ -138,6 +155,7 @@ def borders(labels: Any, begin: int, end: int, planar: bool) -> Any:
     planes = _planes(labels, 3)
     _take(labels, begin - 1, planes[(begin + 2) % 3])
     _take(labels, begin, planes[begin % 3])
+    mixed = np.zeros(planes.shape[2] // per_word - 1, np.uint64)
     found = np.empty(1 << 12, np.uint64)
     n = 0
     for i in range(begin, end):
@@ -151,19 +169,16 @@ def borders(labels: Any, begin: int, end: int, planar: bool) -> Any:
         if planar:
             low, high = words, words
         for j in range(1, nj + 1):
-            row, before, after = words[j], words[j - 1], words[j + 1]
-            last = np.uint64(0)
-            for word in range(row.size - 1):
-                at = row[word]
-                across = (at ^ before[word]) | (at ^ after[word]) | (at ^ low[j, word]) | (at ^ high[j, word])
-                left, right = (at << step) | (last >> back), (at >> step) | (row[word + 1] << back)
-                last = at
-                mixed = across | (at ^ left) | (at ^ right)
-                if mixed == 0 or at == 0:
+            row = words[j]
+            if not _borders_of_row(row, words[j - 1], words[j + 1], low[j], high[j], step, mixed):
+                continue
+            for word in range(mixed.size):
+                there, at = mixed[word], row[word]
+                if there == 0 or at == 0:
                     continue
                 found = _with_room(found, n + 8)
                 for k in range(word * per_word - 1, word * per_word + per_word - 1):
-                    one, mixed, label, at = mixed & (ones >> back), mixed >> step, at & (ones >> back), at >> step
+                    one, there, label, at = there & (ones >> back), there >> step, at & (ones >> back), at >> step
                     if one == 0 or label == 0:
                         continue
                     code = 1
@@ -172,6 +187,23 @@ def borders(labels: Any, begin: int, end: int, planar: bool) -> Any:
                     found[n] = (label << np.uint64(LABEL)) | np.uint64((((i * nj + j - 1) * nk + k) << PLACE) | code)
                     n += 1
     return found[:n]
+
+
+@compiled()
+def _borders_of_row(row: Any, before: Any, after: Any, low: Any, high: Any, step: Any, mixed: Any) -> Any:
+    """Bits of `mixed` are set where a voxel of `row` differs from any of its 6 neighbours; whether any is set."""
+    back = np.uint64(64) - step
+    some = np.uint64(0)
+    at = row[0]
+    mixed[0] = (at ^ before[0]) | (at ^ after[0]) | (at ^ low[0]) | (at ^ high[0])
+    mixed[0] |= (at ^ (at << step)) | (at ^ ((at >> step) | (row[1] << back)))
+    for word in range(1, mixed.size):
+        at = row[word]
+        across = (at ^ before[word]) | (at ^ after[word]) | (at ^ low[word]) | (at ^ high[word])
+        left, right = (at << step) | (row[word - 1] >> back), (at >> step) | (row[word + 1] << back)
+        mixed[word] = across | (at ^ left) | (at ^ right)
+        some |= mixed[word]
+    return (some | mixed[0]) != 0
 
 
 @compiled()
@@ -203,9 +235,20 @@ def by_label(packed: Any, counts: Any) -> Any:
 
 
 @compiled()
-def unpacked(packed: Any, flat: Any, codes: Any) -> None:
-    """Places and codes of packed elements."""
+def unpacked(packed: Any, shape: Any, flat: Any, codes: Any, box: Any) -> None:
+    """Places and codes of packed elements, and the corners (2, 3) of the box around them, both within it."""
+    nj, nk = shape[1], shape[2]
+    first_j, first_k = nj, nk
+    last_j, last_k, row, j, begin = np.int64(-1), np.int64(-1), np.int64(-1), np.int64(0), np.int64(0)
     for n in range(packed.size):
         one = packed[n]
-        flat[n] = np.int64((one >> np.uint64(PLACE)) & np.uint64((1 << (LABEL - PLACE)) - 1))
+        place = np.int64((one >> np.uint64(PLACE)) & np.uint64((1 << (LABEL - PLACE)) - 1))
+        flat[n] = place
         codes[n] = np.uint8(one & np.uint64(255))
+        if place >= begin + nk or row < 0:
+            row = place // nk
+            begin, j = row * nk, row % nj
+            first_j, last_j = min(first_j, j), max(last_j, j)
+        first_k, last_k = min(first_k, place - begin), max(last_k, place - begin)
+    box[0, 0], box[0, 1], box[0, 2] = flat[0] // nk // nj, first_j, first_k
+    box[1, 0], box[1, 1], box[1, 2] = row // nj, last_j, last_k

@@ -26,12 +26,22 @@ class Elements:
     Of corners the lattice is one larger than the image on each axis, corner (i, j, k) is the low end of voxel
     (i, j, k), and the code tells which of the 8 voxels around it belong to the structure, the first in raster order in
     the highest bit. Of border voxels the lattice is that of the image, and the code is 1, or 0 where nothing but the
-    image's end makes them border.
+    image's end makes them border. low, high: the corners of the box around all places, both within it.
     """
 
     flat: Ints
     codes: Codes
     shape: Shape
+    low: Shape
+    high: Shape
+
+    @classmethod
+    def at(cls, flat: Ints, codes: Codes, shape: Shape) -> Elements:
+        """Elements whose box is not known yet; of none it is empty."""
+        places = np.unravel_index(flat, shape)
+        low = [int(of.min(initial=n)) for of, n in zip(places, shape, strict=True)]
+        high = [int(of.max(initial=-1)) for of in places]
+        return cls(flat, codes, shape, (low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
     def __len__(self) -> int:
         return len(self.flat)
@@ -42,7 +52,7 @@ class Elements:
 
     def kept(self, which: npt.NDArray[np.bool_]) -> Elements:
         """Some of them."""
-        return Elements(self.flat[which], self.codes[which], self.shape)
+        return Elements.at(self.flat[which], self.codes[which], self.shape)
 
 
 @dataclass(frozen=True, slots=True)
