@@ -1,0 +1,68 @@
+"""A real browser without a network: Debian's chromium, driven by Playwright; without either the tests are skipped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+GRAPHICS = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+
+
+class Opened:
+    """A page that was opened, with everything that it complained about."""
+
+    def __init__(self, page, complaints):
+        self.page, self.complaints = page, complaints
+
+    def settled(self):
+        """The viewer of the open case has drawn."""
+        self.page.locator(".case.open .viewer").scroll_into_view_if_needed()
+        self.page.wait_for_selector(".viewer[data-state=ready]", timeout=60_000)
+        self.page.wait_for_timeout(300)
+
+    def canvas(self) -> bytes:
+        """What the viewer shows, as a PNG."""
+        return self.page.locator(".case.open .viewer canvas").screenshot()
+
+
+@contextmanager
+def launched(*flags: str) -> Iterator[Callable[..., Opened]]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: reports are not tried in a browser")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no chromium: reports are not tried in a browser")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, headless=True, args=["--no-sandbox", *GRAPHICS, *flags]
+        )
+
+        def opened(path: Path, width: int = 1280, height: int = 900, address: str = "", **options) -> Opened:
+            context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
+            complaints: list[str] = []
+
+            def pass_on(route):
+                if route.request.url.split(":")[0] in ("file", "data", "blob"):
+                    route.continue_()
+                else:
+                    complaints.append(f"asked for {route.request.url}")
+                    route.abort()
+
+            context.route("**/*", pass_on)
+            page = context.new_page()
+            page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.goto(path.resolve().as_uri() + address)
+            return Opened(page, complaints)
+
+        yield opened
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with launched() as opened:
+        yield opened
