@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from medseg.errors import MedsegError
@@ -10,6 +10,7 @@ from medseg.evaluation.case import diagonal_mm, score_case
 from medseg.evaluation.labels import (
     Contours,
     Drawn,
+    Side,
     common_grid,
     drawn,
     in_one_frame,
@@ -64,14 +65,43 @@ def score_pair(pair: Pair, settings: Settings, known: Structures | None, prefer:
     return replace(_scored(replace(pair, prediction=None), settings, known, prefer), failure=failure)
 
 
-def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer) -> CaseScores:
+def drawn_pair(pair: Pair, known: Structures | None, prefer: Prefer = "") -> tuple[LabelMap, LabelMap]:
+    """Both sides of a pair on one grid, in the values of the evaluation; an unusable prediction is an empty one.
+
+    Of voxels in several structures one is drawn.
+
+    Raises:
+        InputError: as `score_pair`.
+    """
+    try:
+        sides = _sides(pair, known, prefer)
+        grid = common_grid(sides)
+    except MedsegError:
+        if pair.prediction is None:
+            raise
+        return drawn_pair(replace(pair, prediction=None), known, prefer)
+    one, *others = [drawn(side, grid, known) for side in sides]
+    other = others[0] if others else Drawn(nothing(one.labels), 0, ())
+    reference, prediction = masked(one, other, _ignored(sides, known))
+    return reference.labels, prediction.labels
+
+
+def _sides(pair: Pair, known: Structures | None, prefer: Prefer) -> list[Side]:
     wanted = None if known is None else list(known.labels.values())
     sides = [opened(pair.reference, "reference", known, wanted, prefer)]
     if pair.prediction is not None:
         sides.append(opened(pair.prediction, "prediction", known, wanted, prefer))
-    sides = in_one_frame(sides)
+    return in_one_frame(sides)
+
+
+def _ignored(sides: Sequence[Side], known: Structures | None) -> int | None:
+    return known.ignore if known is not None and not sides[0].named else None
+
+
+def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer) -> CaseScores:
+    sides = _sides(pair, known, prefer)
     grid = common_grid(sides)
-    ignore = known.ignore if known is not None and not sides[0].named else None
+    ignore = _ignored(sides, known)
 
     def both(names: Collection[str] | None) -> tuple[Drawn, Drawn]:
         """Both sides with these structures alone; an empty one for a prediction that there is not."""

@@ -17,16 +17,16 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from medseg.imaging.grid import Grid, closest_axes
 from medseg.imaging.volume import LabelMap, Volume
+from medseg.report.frame import Frame, frame_of
 from medseg.report.page import data_block
 
-MARGIN_MM: Final = 30.0
 MOST_LABEL_VOXELS: Final = 16_000_000
 CASE_PAGE_VOXELS: Final = 14_000_000  # of a scan on its own page: 8 MB packed
 REPORT_VOXELS: Final = 2_500_000  # of a scan that shares a page with others
 MOST_STRUCTURES: Final = 240  # with values of their own in the viewer
 
+Affine = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 Side = Literal["reference", "prediction"]
 
@@ -58,7 +58,8 @@ class Place:
 class Scene:
     """What the viewer of one case shows. Values of the labels are 1, 2, ... in the order of `structures`.
 
-    scan, reference, prediction: packed NIfTI files, empty where there is none.
+    scan, reference, prediction: packed NIfTI files, empty where there is none. first, of: the number of the first
+    slice along each axis, and how many the whole scan has; every: how many of its voxels each voxel of the labels is.
     """
 
     structures: tuple[str, ...]
@@ -68,7 +69,9 @@ class Scene:
     prediction: bytes = b""
     places: tuple[Place, ...] = ()
     tolerance_mm: float = 1.0
-    coarser: bool = False
+    first: tuple[int, ...] = (0, 0, 0)
+    of: tuple[int, ...] = (0, 0, 0)
+    every: tuple[int, ...] = (1, 1, 1)
 
     def as_json(self) -> str:
         """As the scripts of a page read it, safe within a script element."""
@@ -82,6 +85,9 @@ class Scene:
                 "unit": window.unit,
                 "places": [{"mm": place.mm, "text": place.text} for place in self.places],
                 "tolerance_mm": self.tolerance_mm,
+                "first": self.first,
+                "of": self.of,
+                "every": self.every,
             }
         )
 
@@ -92,55 +98,43 @@ def _text(raw: bytes) -> str | None:
 
 def scene_of(
     sides: Mapping[Side, LabelMap],
-    values: Sequence[int],
-    names: Sequence[str],
+    structures: Mapping[int, str],
     scan: Volume | None = None,
     window: Window | None = None,
     places: Sequence[Place] = (),
     tolerance_mm: float = 1.0,
     scan_voxels: int = REPORT_VOXELS,
+    frame: Frame | None = None,
 ) -> Scene:
     """A scene of label maps on one grid and, where there is one, the scan on the same grid.
 
-    values, names: the structures, the most important first; those beyond `MOST_STRUCTURES` are left out. scan_voxels:
-    at most so many of the scan.
+    structures: the values that are shown and their names, the most important first; those beyond `MOST_STRUCTURES` are
+    left out. scan_voxels: at most so many of the scan.
     """
-    values, names = values[:MOST_STRUCTURES], names[:MOST_STRUCTURES]
-    packed: dict[str, bytes] = {}
-    cut = common_box([side.array for side in sides.values()], next(iter(sides.values())).grid)
+    shown = dict(list(structures.items())[:MOST_STRUCTURES])
+    maps = list(sides.values())
+    frame = frame or frame_of([labels.array for labels in maps], maps[0].grid)
     table = np.zeros(1 << 16, np.uint8)
-    table[list(values)] = np.arange(1, len(values) + 1)
-    coarser = False
+    table[list(shown)] = np.arange(1, len(shown) + 1)
+    packed: dict[str, bytes] = {}
+    every = (1, 1, 1)
     for side, labels in sides.items():
-        array, affine = _in_ras(table[labels.array[cut]], shifted(labels.grid.affine, cut))
+        array = table[frame.take(labels.array)]
         every = _every(array.shape, MOST_LABEL_VOXELS)
-        coarser |= max(every) > 1
-        packed[side] = _nifti(*_picked(array, affine, every))
+        packed[side] = _nifti(*_picked(array, frame.affine, every))
     if scan is not None and window is not None:
-        array, affine = _in_ras(in_bytes(scan.array[cut], window.kept), shifted(scan.grid.affine, cut))
-        packed["scan"] = _nifti(*_averaged(array, affine, _every(array.shape, scan_voxels)))
+        array = in_bytes(frame.take(scan.array), window.kept)
+        packed["scan"] = _nifti(*_averaged(array, frame.affine, _every(array.shape, scan_voxels)))
     return Scene(
-        tuple(names), window=window, places=tuple(places), tolerance_mm=tolerance_mm, coarser=coarser, **packed
+        tuple(shown.values()),
+        window=window,
+        places=tuple(places),
+        tolerance_mm=tolerance_mm,
+        first=frame.first,
+        of=frame.of,
+        every=every,
+        **packed,
     )
-
-
-def common_box(arrays: Sequence[npt.NDArray[Any]], grid: Grid, margin_mm: float = MARGIN_MM) -> tuple[slice, ...]:
-    """The box that holds every label of the arrays with a margin; all of the grid where there is none."""
-    ends: list[slice] = []
-    for axis, (n, mm) in enumerate(zip(grid.shape, grid.spacing_mm, strict=True)):
-        others = tuple(k for k in range(3) if k != axis)
-        held = np.flatnonzero(np.logical_or.reduce([array.any(axis=others) for array in arrays]))
-        margin = math.ceil(margin_mm / mm)
-        low, high = (held[0] - margin, held[-1] + margin + 1) if held.size else (0, n)
-        ends.append(slice(max(0, int(low)), min(n, int(high))))
-    return tuple(ends)
-
-
-def shifted(affine: npt.NDArray[np.float64], cut: Sequence[slice]) -> npt.NDArray[np.float64]:
-    """The affine of a part of a grid."""
-    made = affine.copy()
-    made[:3, 3] += affine[:3, :3] @ [side.start for side in cut]
-    return made
 
 
 def in_bytes(array: npt.NDArray[Any], kept: tuple[float, float]) -> Bytes:
@@ -151,45 +145,26 @@ def in_bytes(array: npt.NDArray[Any], kept: tuple[float, float]) -> Bytes:
     return made
 
 
-def _in_ras(array: Bytes, affine: npt.NDArray[np.float64]) -> tuple[Bytes, npt.NDArray[np.float64]]:
-    """The same voxels with axes near to R, A, S."""
-    axes = closest_axes(affine)
-    order = [next(v for v, (world, _) in enumerate(axes) if world == w) for w in range(3)]
-    made = affine.copy()
-    made[:3, :3] = affine[:3, order]
-    array = array.transpose(order)
-    for axis, (_, up) in enumerate(axes[v] for v in order):
-        if not up:
-            made[:3, 3] += made[:3, axis] * (array.shape[axis] - 1)
-            made[:3, axis] *= -1
-            array = np.flip(array, axis)
-    return array, made
-
-
-def _every(shape: Sequence[int], most: int) -> tuple[int, ...]:
+def _every(shape: Sequence[int], most: int) -> tuple[int, int, int]:
     """How many voxels become one along each axis, so that at most `most` are left; the longest axis first."""
     every = [1] * len(shape)
     while math.prod(-(-n // k) for n, k in zip(shape, every, strict=True)) > most:
         axis = max(range(len(shape)), key=lambda n: shape[n] / every[n])
         every[axis] += 1
-    return tuple(every)
+    x, y, z = every
+    return x, y, z
 
 
-def _picked(
-    array: Bytes, affine: npt.NDArray[np.float64], every: Sequence[int]
-) -> tuple[Bytes, npt.NDArray[np.float64]]:
+def _picked(array: Bytes, affine: Affine, every: Sequence[int]) -> tuple[Bytes, Affine]:
     """Every n-th voxel, that in the middle of its neighbours."""
-    starts = [(k - 1) // 2 for k in every]
-    starts = [min(start, n - 1) for start, n in zip(starts, array.shape, strict=True)]
+    starts = [min((k - 1) // 2, n - 1) for k, n in zip(every, array.shape, strict=True)]
     made = affine.copy()
     made[:3, 3] += affine[:3, :3] @ starts
     made[:3, :3] = affine[:3, :3] * every
     return array[tuple(slice(s, None, k) for s, k in zip(starts, every, strict=True))], made
 
 
-def _averaged(
-    array: Bytes, affine: npt.NDArray[np.float64], every: Sequence[int]
-) -> tuple[Bytes, npt.NDArray[np.float64]]:
+def _averaged(array: Bytes, affine: Affine, every: Sequence[int]) -> tuple[Bytes, Affine]:
     """Means of n x n x n voxels; what is left over at the far ends is left out."""
     if max(every) == 1:
         return array, affine
@@ -205,7 +180,7 @@ def _averaged(
     return mean.round().astype(np.uint8), made
 
 
-def _nifti(array: Bytes, affine: npt.NDArray[np.float64]) -> bytes:
+def _nifti(array: Bytes, affine: Affine) -> bytes:
     image = nib.Nifti1Image(np.asfortranarray(array), affine)
     image.header.set_xyzt_units("mm")
     return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)

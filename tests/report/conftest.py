@@ -26,7 +26,7 @@ class Opened:
 
     def canvas(self) -> bytes:
         """What the viewer shows, as a PNG."""
-        return self.page.locator(".case.open .viewer canvas").screenshot()
+        return self.page.locator(".case.open .viewer canvas:not([hidden])").screenshot()
 
 
 @contextmanager

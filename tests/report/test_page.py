@@ -25,8 +25,7 @@ def scene(**options):
     reference, prediction = labels(), labels(shift=3, drop=True)
     return scene_of(
         {"reference": reference, "prediction": prediction},
-        (1, 2),
-        ("liver", "kidney"),
+        {1: "liver", 2: "kidney"},
         scan(reference),
         Window((-50, 150), (0, 120), "HU"),
         (Place((-4.0, -12.0, 124.0), "liver: 3.0 mm beyond"), Place((11.0, -12.0, 120.0), "kidney: missed")),

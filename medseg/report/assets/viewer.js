@@ -108,7 +108,7 @@
       this.fine = this.shape.map((n, k) => n * this.cut[k]);
       this.fineAffine = medseg.fineAffine(this.affine, this.cut);
       this.build();
-      const nv = (this.nv = made({ multiplanarShowRender: 0, multiplanarPadPixels: 4, showAllOrientationMarkers: true }));
+      const nv = (this.nv = made({ multiplanarShowRender: 0, multiplanarPadPixels: 4, showAllOrientationMarkers: true, sagittalNoseLeft: true }));
       await nv.attachToCanvas(this.canvas);
       if (this.ended) return;
       nv.setRadiologicalConvention(true);
@@ -362,7 +362,9 @@
       const axis = AXIS[this.plane];
       this.slice.max = String(this.shape[axis]);
       this.slice.value = String(this.at[axis] + 1);
-      this.sliceName.textContent = `${NAMES[this.plane]} slice ${this.at[axis] + 1} of ${this.shape[axis]}`;
+      const { first, of, every } = this.scene;
+      const number = first[axis] + every[axis] * this.at[axis] + Math.floor((every[axis] + 1) / 2);
+      this.sliceName.textContent = `${NAMES[this.plane]} slice ${number} of ${of[axis]}`;
       const mm = [0, 1, 2].map((r) => {
         const value = this.affine[r][0] * i + this.affine[r][1] * j + this.affine[r][2] * k + this.affine[r][3];
         return `${DIRECTIONS[r][value >= 0 ? 0 : 1]} ${Math.abs(value).toFixed(1)}`;
