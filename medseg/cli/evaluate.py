@@ -19,9 +19,7 @@ def command(
     references: Annotated[
         Path, typer.Argument(metavar="REFERENCES", help="Reference labels, paired by case name.", show_default=False)
     ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Where scores.csv and scores.json are written.", show_default=False)
-    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where scores and report are written.", show_default=False)],
     tolerance: Annotated[
         str,
         typer.Option(
@@ -62,12 +60,20 @@ def command(
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Break scores down by this column of the CSV.", show_default=False),
     ] = None,
+    scans: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The scans, which the report shows beneath the labels.", show_default=False),
+    ] = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
+    all_viewers: Annotated[
+        bool, typer.Option("--all-viewers", help="Write a page with a viewer for every case, into cases/.")
+    ] = False,
     prefer: options.Prefer = "",
     json: options.Json = False,
 ) -> None:
-    """Score labels: Dice, Hausdorff, surface distances, boundary F1 per structure. Failures count.
+    """Score labels: Dice, Hausdorff, surface distances, boundary F1 per structure, and a report. Failures count.
 
-    Example: `medseg evaluate predictions references -o scores --tolerance 1,2,3`
+    Example: `medseg evaluate predictions references -o scores --scans scans`
     """
     from medseg.cli import console
     from medseg.errors import CasesFailed
@@ -78,7 +84,18 @@ def command(
     lists = (tubular or (), instances or ())
     settings = settings_from(tolerance, surface, *lists, min_lesion, fov_faces, both_empty, resample)
     evaluation = console.follow(
-        steps.evaluate(predictions, references, out, settings, steps.read_options(prefer=prefer), metadata, by or ())
+        steps.evaluate(
+            predictions,
+            references,
+            out,
+            settings,
+            steps.read_options(prefer=prefer),
+            metadata,
+            by or (),
+            scans,
+            report,
+            all_viewers,
+        )
     )
     if json:
         console.show_json(evaluation.scores.model_dump(mode="json"))

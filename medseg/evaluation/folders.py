@@ -34,11 +34,13 @@ BYTES_PER_VOXEL = 40.0  # two maps as int64 files hold them, one of them sorted 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What an evaluation found, and where it was written."""
+    """What an evaluation found, where it was written, and from which pairs of files in which values."""
 
     scores: Scores
     csv: Path
     json: Path
+    pairs: tuple[Pair, ...] = ()
+    known: Structures | None = None
 
     @property
     def failed(self) -> Mapping[str, str]:
@@ -132,7 +134,7 @@ def evaluate_folders(
         metadata=told,
         by=by,
     )
-    yield Evaluation(scores, *write_scores(out, scores))
+    yield Evaluation(scores, *write_scores(out, scores), pairing.pairs, known)
 
 
 def _metadata(path: Path | None, by: Sequence[str]) -> Metadata | None:

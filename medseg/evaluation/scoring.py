@@ -10,6 +10,7 @@ from medseg.evaluation.case import diagonal_mm, score_case
 from medseg.evaluation.labels import (
     Contours,
     Drawn,
+    Side,
     common_grid,
     drawn,
     in_one_frame,
@@ -69,17 +70,49 @@ def score_pair(
     return replace(_scored(replace(pair, prediction=None), settings, known, prefer, threads), failure=failure)
 
 
-def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer, threads: int) -> CaseScores:
+def drawn_pair(
+    pair: Pair, known: Structures | None, prefer: Prefer = "", resample: bool = False
+) -> tuple[LabelMap, LabelMap]:
+    """Both sides of a pair on one grid, in the values of the evaluation; an unusable prediction is an empty one.
+
+    Of voxels in several structures one is drawn. resample: as `Settings.resample`.
+
+    Raises:
+        InputError: as `score_pair`.
+    """
+    try:
+        sides, _ = _sides(pair, known, prefer, resample)
+        grid = common_grid(sides)
+        one, *others = [drawn(side, grid, known) for side in sides]
+    except MedsegError:
+        if pair.prediction is None:
+            raise
+        return drawn_pair(replace(pair, prediction=None), known, prefer)
+    other = others[0] if others else Drawn(nothing(one.labels), 0, ())
+    if not one.labels.grid.agrees(other.labels.grid):
+        other = Drawn(nothing(one.labels), 0, ())
+    reference, prediction = masked(one, other, _ignored(sides, known))
+    return reference.labels, prediction.labels
+
+
+def _sides(pair: Pair, known: Structures | None, prefer: Prefer, resample: bool) -> tuple[list[Side], tuple[str, ...]]:
+    """What both files hold, and how a prediction was brought onto the reference's grid if it was."""
     wanted = None if known is None else list(known.labels.values())
     sides = [opened(pair.reference, "reference", known, wanted, prefer)]
     if pair.prediction is not None:
         sides.append(opened(pair.prediction, "prediction", known, wanted, prefer))
     sides = in_one_frame(sides)
-    resampled: tuple[str, ...] = ()
-    if settings.resample:
-        sides, resampled = on_one_grid(sides)
+    return on_one_grid(sides) if resample else (sides, ())
+
+
+def _ignored(sides: Sequence[Side], known: Structures | None) -> int | None:
+    return known.ignore if known is not None and not sides[0].named else None
+
+
+def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Prefer, threads: int) -> CaseScores:
+    sides, resampled = _sides(pair, known, prefer, settings.resample)
     grid = common_grid(sides)
-    ignore = known.ignore if known is not None and not sides[0].named else None
+    ignore = _ignored(sides, known)
 
     def both(names: Collection[str] | None) -> tuple[Drawn, Drawn]:
         """Both sides with these structures alone; an empty one for a prediction that there is not."""

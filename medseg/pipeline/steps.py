@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from medseg.imaging.convert import Converted
     from medseg.imaging.dataset import Case, Dataset
     from medseg.imaging.inspect import Inspected
+    from medseg.imaging.nifti_header import Prefer
     from medseg.imaging.source import Reading
     from medseg.imaging.volume import LabelMap
     from medseg.inference.export.exporting import Exported
@@ -318,13 +319,38 @@ def evaluate(
     options: ReadOptions | None = None,
     metadata: Path | None = None,
     by: Sequence[str] = (),
+    scans: Path | None = None,
+    report: bool = True,
+    all_viewers: bool = False,
 ) -> Iterator[Event | Evaluation]:
-    """Score predictions against references, paired by case name."""
-    from medseg.evaluation.folders import evaluate_folders
+    """Score predictions against references, paired by case name, and show them in a report.
+
+    metadata, by: a CSV of the cases, and the columns by which scores are broken down. scans: the folder of the scans,
+    which the report shows beneath the labels. all_viewers: each case gets a page too.
+    """
+    from medseg.evaluation.folders import Evaluation, evaluate_folders
     from medseg.evaluation.settings import DEFAULT
 
     settings, prefer = settings or DEFAULT, (options or ReadOptions()).prefer
-    yield from evaluate_folders(predictions, references, out, settings, None, prefer, metadata, by)
+    if scans is not None and not scans.exists():  # said before the scoring, which may take long
+        raise InputError("there is no such file or folder", scans, "give the folder of the scans")
+    for event in evaluate_folders(predictions, references, out, settings, None, prefer, metadata, by):
+        if isinstance(event, Evaluation) and report:
+            yield from _report(event, predictions, out, scans, prefer, all_viewers)
+        yield event
+
+
+def _report(
+    evaluation: Evaluation, predictions: Path, out: Path, scans: Path | None, prefer: Prefer, all_viewers: bool
+) -> Iterator[Event]:
+    from medseg.report.evaluation_page import Written, write_evaluation_report
+    from medseg.report.pictures import scans_by_case
+
+    found = scans_by_case(scans, predictions, prefer) if scans is not None else {}
+    if scans is not None and not any(pair.case in found for pair in evaluation.pairs):
+        yield Note("no scan has the name of a case: the report shows the labels alone", warning=True)
+    for event in write_evaluation_report(evaluation, out, found, prefer, all_viewers):
+        yield Note(f"report: {event.said()}") if isinstance(event, Written) else event
 
 
 def compare(

@@ -32,7 +32,7 @@ def surface_mm2(structure: StructureVoxels, spacing_mm: Sequence[float]) -> floa
             counts += _counted(planes)
             last = planes[-1:]
         counts += _counted(np.concatenate([last, np.zeros_like(last)]))
-    return float(counts @ surfel_sizes(spacing_mm))
+    return float(counts @ surfel_sizes(tuple(spacing_mm)))
 
 
 def _counted(planes: npt.NDArray[np.uint8]) -> Ints:

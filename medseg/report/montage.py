@@ -1,0 +1,191 @@
+"""Slices of one case as a small PNG: for print, for browsers without WebGL2, and for cases that get no viewer.
+
+Radiological convention: the patient's right is on the left; of sagittal slices anterior is on the left. Greys and tints
+are indices of one palette, so that nothing has to be quantised.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+Plane = Literal["axial", "coronal", "sagittal"]
+
+GREYS: Final = 40
+TILE: Final = 210  # pixels of the longer side
+SMALLEST: Final = 90
+BLUE, ORANGE, PURPLE = (86, 180, 233), (230, 159, 0), (204, 121, 167)
+TINT: Final = 0.5
+_LINES = 4 * GREYS  # first index after the greys: reference, prediction, both, text, shadow
+_PLANES: Final[dict[Plane, tuple[int, int, int]]] = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}
+_MARKS: Final[dict[Plane, tuple[str, str]]] = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A case with axes near to R, A, S: greys 0 to 255, and values of both maps, all (X, Y, Z); spacing in mm.
+
+    first, of: the number of the first slice along each axis in the whole scan, and how many it has.
+    """
+
+    greys: Bytes
+    reference: npt.NDArray[np.unsignedinteger]
+    prediction: npt.NDArray[np.unsignedinteger] | None
+    spacing_mm: tuple[float, float, float]
+    first: tuple[int, int, int]
+    of: tuple[int, int, int]
+
+
+def montage(layers: Layers, focus: tuple[int, int, int] | None, most_bytes: int) -> tuple[bytes, tuple[int, int]]:
+    """A PNG of at most about `most_bytes`, and its size in pixels; `focus` is a voxel that shall be seen."""
+    size = TILE
+    while True:
+        raw, pixels = _drawn(layers, focus, size)
+        if len(raw) <= most_bytes or size <= SMALLEST:
+            return raw, pixels
+        size = max(SMALLEST, int(size * 0.98 * (most_bytes / len(raw)) ** 0.5))
+
+
+def _drawn(layers: Layers, focus: tuple[int, int, int] | None, size: int) -> tuple[bytes, tuple[int, int]]:
+    rows = [[_tile(layers, plane, at, size) for plane, at in row] for row in _chosen(layers, focus)]
+    gap = 4
+    width = max(sum(tile.width for tile in row) + gap * (len(row) - 1) for row in rows)
+    heights = [max(tile.height for tile in row) for row in rows]
+    sheet = Image.new("P", (width, sum(heights) + gap * (len(rows) - 1)), 0)
+    sheet.putpalette(_palette())
+    y = 0
+    for row, height in zip(rows, heights, strict=True):
+        x = 0
+        for tile in row:
+            sheet.paste(tile, (x, y + (height - tile.height) // 2))
+            x += tile.width + gap
+        y += height + gap
+    file = io.BytesIO()
+    sheet.save(file, "PNG", compress_level=9)
+    return file.getvalue(), sheet.size
+
+
+def _chosen(layers: Layers, focus: tuple[int, int, int] | None) -> list[list[tuple[Plane, int]]]:
+    """Rows of slices: four axial ones, then coronal and sagittal ones; of a single slice that alone."""
+    shape = layers.greys.shape
+    if 1 in shape:
+        axis = max(n for n in range(3) if shape[n] == 1)
+        plane = next(name for name, axes in _PLANES.items() if axes[0] == axis)
+        return [[(plane, 0)]]
+    wrong = _wrong(layers)
+    held = layers.reference > 0 if layers.prediction is None else (layers.reference > 0) | (layers.prediction > 0)
+    axial = [("axial", at) for at in _slices(wrong, held, 2, focus, 4)]
+    rest = [("coronal", at) for at in _slices(wrong, held, 1, focus, 2)]
+    return [axial, [*rest, *(("sagittal", at) for at in _slices(wrong, held, 0, focus, 2))]]  # type: ignore[list-item]
+
+
+def _wrong(layers: Layers) -> Bools:
+    if layers.prediction is None:
+        return layers.reference > 0
+    differs: Bools = layers.reference != layers.prediction
+    return differs
+
+
+def _slices(wrong: Bools, held: Bools, axis: int, focus: tuple[int, int, int] | None, n: int) -> list[int]:
+    """Along an axis, in order: through the focus, through most of what is wrong, and evenly through the structures."""
+    others = tuple(k for k in range(3) if k != axis)
+    counts = wrong.sum(axis=others)
+    where = np.flatnonzero(held.any(axis=others))
+    where = where if where.size else np.arange(held.shape[axis])
+    first = [] if focus is None else [focus[axis]]
+    first += [int(counts.argmax())] if counts.any() else []
+    spread = [int(where[round(share * (where.size - 1))]) for share in np.linspace(0.5 / n, 1 - 0.5 / n, n)]
+    chosen = list(dict.fromkeys(first))[:n]
+    for at in sorted(spread, key=lambda at: -min((abs(at - one) for one in chosen), default=0)):
+        if len(chosen) < n and at not in chosen:
+            chosen.append(at)
+    return sorted(chosen, reverse=True)
+
+
+def _tile(layers: Layers, plane: Plane, at: int, size: int) -> Image.Image:
+    axis, across, up = _PLANES[plane]
+    flat = [_flat(array, axis, at) for array in (layers.greys, layers.reference)]
+    r = flat[1]
+    p = _flat(layers.prediction, axis, at) if layers.prediction is not None else r
+    mm = r.shape[1] * layers.spacing_mm[across], r.shape[0] * layers.spacing_mm[up]
+    scale = size / max(mm)
+    shape = max(24, round(mm[0] * scale)), max(24, round(mm[1] * scale))
+    grey = np.asarray(Image.fromarray(np.ascontiguousarray(flat[0])).resize(shape, Image.Resampling.BILINEAR))
+    r, p = (_enlarged(one, shape) for one in (r, p))
+    index = (grey.astype(np.uint16) * GREYS // 256).astype(np.uint8)
+    index[(r != p) & (p == 0)] += GREYS
+    index[(r != p) & (r == 0)] += 2 * GREYS
+    index[(r != p) & (r > 0) & (p > 0)] += 3 * GREYS
+    lines_r, lines_p = _outline(r), _outline(p)
+    index[lines_r] = _LINES
+    if layers.prediction is not None:
+        index[lines_p] = _LINES + 1
+        index[lines_r & lines_p] = _LINES + 2
+    tile = Image.fromarray(index)
+    tile.putpalette(_palette())
+    _write(tile, plane, f"{plane} {layers.first[axis] + at + 1}/{layers.of[axis]}")
+    return tile
+
+
+def _flat(array: npt.NDArray[np.unsignedinteger], axis: int, at: int) -> npt.NDArray[np.unsignedinteger]:
+    """A slice as rows and columns of a picture: superior or anterior on top, the patient's right or anterior left."""
+    turned: npt.NDArray[np.unsignedinteger] = np.take(array, at, axis=axis).T[::-1, ::-1]
+    return turned
+
+
+def _enlarged(values: npt.NDArray[np.unsignedinteger], shape: tuple[int, int]) -> npt.NDArray[np.unsignedinteger]:
+    """By the nearest voxel, to (width, height) pixels."""
+    rows = ((np.arange(shape[1]) + 0.5) * values.shape[0] / shape[1]).astype(int)
+    columns = ((np.arange(shape[0]) + 0.5) * values.shape[1] / shape[0]).astype(int)
+    larger: npt.NDArray[np.unsignedinteger] = values[rows][:, columns]
+    return larger
+
+
+def _outline(values: npt.NDArray[np.unsignedinteger]) -> Bools:
+    """Pixels of a structure beside another value."""
+    edge = np.zeros(values.shape, bool)
+    for axis in (0, 1):
+        differs = np.diff(values.astype(np.int32), axis=axis) != 0
+        low = (slice(None, -1), slice(None)) if axis == 0 else (slice(None), slice(None, -1))
+        high = (slice(1, None), slice(None)) if axis == 0 else (slice(None), slice(1, None))
+        edge[low] |= differs
+        edge[high] |= differs
+    return edge & (values > 0)
+
+
+def _write(tile: Image.Image, plane: Plane, text: str) -> None:
+    draw, font = ImageDraw.Draw(tile), _font()
+    left, right = _MARKS[plane]
+    middle = tile.height // 2
+    for place, words, anchor in (
+        ((3, middle), left, "lm"),
+        ((tile.width - 3, middle), right, "rm"),
+        ((3, tile.height - 3), text, "ls"),
+    ):
+        draw.text(place, words, fill=_LINES + 3, font=font, anchor=anchor, stroke_width=1, stroke_fill=_LINES + 4)
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=12)
+
+
+def _palette() -> list[int]:
+    greys = [round(255 * n / (GREYS - 1)) for n in range(GREYS)]
+    colours = [(grey, grey, grey) for grey in greys]
+    for tint in (BLUE, ORANGE, PURPLE):
+        colours += [_mixed(grey, tint) for grey in greys]
+    colours += [BLUE, ORANGE, (255, 255, 255), (255, 255, 255), (0, 0, 0)]
+    return [part for colour in colours for part in colour]
+
+
+def _mixed(grey: int, tint: Sequence[int]) -> tuple[int, int, int]:
+    r, g, b = (round((1 - TINT) * grey + TINT * part) for part in tint)
+    return r, g, b
