@@ -19,8 +19,10 @@ from medseg.events import Advanced, Event, Note, Stage
 from medseg.imaging.nifti_header import Prefer
 from medseg.imaging.scans import Scan
 from medseg.parallel import Failed, local_executor, over_cases
+from medseg.report.evaluation_boundary import boundary_section
 from medseg.report.evaluation_cases import Ranked, case_list, case_values, panel, ranked
-from medseg.report.evaluation_sections import boundary_section, methods_section, plots_section, summary_section
+from medseg.report.evaluation_methods import groups_section, methods_section
+from medseg.report.evaluation_sections import plots_section, summary_section
 from medseg.report.page import Page, Panel, Section, write_page
 from medseg.report.pictures import Asked, Picture, Task, picture_of
 
@@ -215,10 +217,12 @@ def _page(
     )
     listed = case_list(cases, scores, pictures, set(anchors.values()), links, remarks)
     lead = "The worst cases first. Choose a case to see it; a heading sorts the list."
+    groups = groups_section(scores)
     sections = (
         summary_section(scores),
         plots_section(scores, anchors),
         boundary_section(scores, pictures, anchors),
+        *([groups] if groups else []),
         Section("cases", "Cases", listed, lead, panels),
         methods_section(scores),
     )

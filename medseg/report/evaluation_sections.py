@@ -1,28 +1,20 @@
-"""The parts of an evaluation's page that tell of all cases: summary, plots, boundary, methods."""
+"""The parts of an evaluation's page that tell of all cases at once: summary and plots."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-
-from medseg.evaluation.metrics import at_tolerance, metric
-from medseg.evaluation.records import MacroMean, Scores, StructureSummary, Summary
+from medseg.evaluation.records import MacroMean, Scores, StructureSummary
 from medseg.evaluation.score import StructureScore
-from medseg.report.boundary import EDGES_MM, Boundary
+from medseg.planning.explain import counted
 from medseg.report.cells import Cell, Column, cell, shown
 from medseg.report.page import EMPTY, Section, html
-from medseg.report.pictures import Picture, said
-from medseg.report.plots import Dot, Figure, Level, Spot, Spread, curves, scatter, signed_histograms, strips
+from medseg.report.plots import Dot, Figure, Level, Spot, scatter, strips
 
 MOST_NAMED: Final = 200  # cases in a list of warnings
-MOST_PLACES: Final = 12
-MOST_SPREADS: Final = 24  # structures in the histogram of distances: those with most beyond the tolerance
-FEWEST: Final = 3  # cases for limits of agreement
-WITHIN_LIMITS: Final = 1.96  # standard deviations
 Anchors = Mapping[str, str]
 
 
@@ -47,7 +39,7 @@ def columns(scores: Scores) -> tuple[Column, ...]:
         Column("Boundary F1", at, "higher", "boundary_f1"),
         Column("HD95", "mm", "lower", "hd95_mm", 1),
         Column("ASSD", "mm", "lower", "assd_mm", 2),
-        Column("Volume difference", "ml", "", "volume_diff_ml", 2),
+        Column("Volume", "difference, ml", "", "volume_diff_ml", 2),
     )
     held = {name for structure in scores.structures for name in structure.metrics}
     return tuple(column for column in every if column.metric in held)
@@ -73,11 +65,6 @@ def summary_section(scores: Scores) -> Section:
     return Section("summary", "Summary", body)
 
 
-def mean_of(summary: Summary) -> float | None:
-    """The mean, of a distance the penalised one."""
-    return summary.mean if summary.mean_penalised is None else summary.mean_penalised
-
-
 def _summed(structure: StructureSummary, column: Column) -> Cell:
     found = structure.metrics.get(column.metric)
     if found is None:
@@ -85,13 +72,14 @@ def _summed(structure: StructureSummary, column: Column) -> Cell:
     median = column.sub == "median"
     low, high = (found.median_low, found.median_high) if median else (found.mean_low, found.mean_high)
     more = "" if low is None or high is None else f"{shown(low, column.digits)} to {shown(high, column.digits)}"
-    return cell(found.median if median else mean_of(found), column.digits, more)
+    return cell(found.median if median else found.counted_mean, column.digits, more)
 
 
-def _macro(mean: MacroMean | None, column: Column) -> str:
+def _macro(mean: MacroMean | None, column: Column) -> Cell:
     if mean is None or column.sub == "median" or column.metric == "volume_diff_ml":
-        return ""
-    return shown(mean.mean if mean.mean_penalised is None else mean.mean_penalised, column.digits)
+        return Cell("")
+    between = f"{shown(mean.mean_low, column.digits)} to {shown(mean.mean_high, column.digits)}"
+    return cell(mean.counted_mean, column.digits, "" if mean.mean_low is None else between)
 
 
 def _figures(scores: Scores) -> list[tuple[str, str, str]]:
@@ -101,20 +89,17 @@ def _figures(scores: Scores) -> list[tuple[str, str, str]]:
     made = [("Cases", str(len(cases)), f"{len(scores.failed)} failed" if scores.failed else "")]
     made.append(("Structures", str(len(scores.structures)), ""))
     means = "mean of structures" if len(scores.structures) > 1 else "mean of cases"
-    low, high = _interval(scores)
-    made.append(("Dice", shown(dice.mean if dice else None), f"{low} to {high}" if low else means))
-    made.append((f"NSD at {scores.tolerance_mm:g} mm", shown(nsd.mean if nsd else None), means))
+    made.append(("Dice", shown(dice.mean if dice else None), _between(dice) or means))
+    made.append((f"NSD at {scores.tolerance_mm:g} mm", shown(nsd.mean if nsd else None), _between(nsd) or means))
     made.append(("Missed", str(missed), "structures in the reference alone"))
     made.append(("Extra", str(extra), "structures in the prediction alone"))
     return made
 
 
-def _interval(scores: Scores) -> tuple[str, str]:
-    """Of the mean Dice, where there is one structure alone and somebody gave its interval."""
-    of_it = scores.structures[0].metrics.get("dice") if len(scores.structures) == 1 else None
-    if of_it is None or of_it.mean_low is None or of_it.mean_high is None:
-        return "", ""
-    return shown(of_it.mean_low), shown(of_it.mean_high)
+def _between(mean: MacroMean | None) -> str:
+    if mean is None or mean.mean_low is None:
+        return ""
+    return f"{shown(mean.mean_low)} to {shown(mean.mean_high)}"
 
 
 def _warnings(scores: Scores) -> list[tuple[str, list[str]]]:
@@ -124,14 +109,16 @@ def _warnings(scores: Scores) -> list[tuple[str, list[str]]]:
         found.append(("No case could be scored.", []))
     if scores.failed:
         told = [f"{case}: {reason}" for case, reason in scores.failed.items()]
-        found.append((f"{len(told)} case(s) could not be scored as given.", told))
+        found.append((f"{counted(len(told), 'case')} could not be scored as given.", told))
     if missing := list(scores.missing_predictions):
-        found.append((f"{len(missing)} reference(s) have no prediction: they count as missed.", missing))
+        found.append((f"References without a prediction: {len(missing)}. They count as missed.", missing))
     if lone := list(scores.unpaired_predictions):
-        found.append((f"{len(lone)} prediction(s) have no reference: they are not scored.", lone))
+        found.append((f"Predictions without a reference: {len(lone)}. They are not scored.", lone))
     cut = sorted({row.case for row in scores.scores if row.touches_border})
     if cut:
-        found.append((f"In {len(cut)} case(s) a structure reaches the border of the image and may be cut off.", cut))
+        found.append(
+            (f"In {counted(len(cut), 'case')} a structure reaches the border of the image and may be cut off.", cut)
+        )
     return [(text, [*cases[:MOST_NAMED], *(["..."] if len(cases) > MOST_NAMED else [])]) for text, cases in found]
 
 
@@ -156,7 +143,12 @@ def plots_section(scores: Scores, anchors: Anchors) -> Section:
     spread, volumes = _spread(scores, anchors), _volumes(scores, anchors)
     lead = "Each point is a case; choose it to see its pictures. Within a plot the arrow keys go from point to point."
     return Section(
-        "plots", "Plots", html("evaluation_plots.html", spread=spread, volumes=volumes) if spread else EMPTY, lead
+        "plots",
+        "Plots",
+        html("evaluation_plots.html", spread=spread, volumes=volumes, agreement=agreement_rows(scores))
+        if spread
+        else EMPTY,
+        lead,
     )
 
 
@@ -210,11 +202,11 @@ def _volumes(scores: Scores, anchors: Anchors) -> list[Figure]:
         return []
     says = "Small structures lose more by the same error of their boundary."
     made = [scatter("Dice against volume", says, dice, "volume of the reference, ml", "Dice", True, (), (0.0, 1.0))]
-    said_of, levels = _bland_altman([spot.y for spots in agree.values() for spot in spots], len(agree) == 1)
+    says, levels = _agreement(scores)
     made.append(
         scatter(
             "Agreement of volumes (Bland-Altman)",
-            said_of,
+            says,
             agree,
             "mean of both volumes, ml",
             "prediction \u2212 reference, ml",
@@ -225,140 +217,36 @@ def _volumes(scores: Scores, anchors: Anchors) -> list[Figure]:
     return made
 
 
-def _bland_altman(differences: Sequence[float], alone: bool) -> tuple[str, tuple[Level, ...]]:
-    """Bias and limits of agreement: the mean difference, and 1.96 standard deviations to either side (Bland 1986)."""
-    if len(differences) < FEWEST:
-        return "Too few cases for limits of agreement.", (Level(0.0, "", "zero"),)
-    bias, reach = float(np.mean(differences)), WITHIN_LIMITS * float(np.std(differences, ddof=1))
-    of = "" if alone else " (of all structures together)"
-    says = f"Bias {shown(bias, 2)} ml; 95 % of differences lie between {shown(bias - reach, 2)} and "
-    says += f"{shown(bias + reach, 2)} ml{of}."
-    lines = (Level(bias, f"bias {shown(bias, 2)}", "bias"), Level(bias - reach, shown(bias - reach, 2)))
-    return says, (Level(0.0, "", "zero"), *lines, Level(bias + reach, shown(bias + reach, 2)))
+def _agreement(scores: Scores) -> tuple[str, tuple[Level, ...]]:
+    """Bias and limits of agreement of a structure that is alone; of several the table below the plot tells them."""
+    zero = Level(0.0, "", "zero")
+    if len(scores.agreement) != 1:
+        return "Bias and limits of agreement of each structure stand below.", (zero,)
+    of = scores.agreement[0]
+    if of.loa_low_ml is None or of.loa_high_ml is None:
+        return "Too few cases for limits of agreement.", (zero,)
+    low, high = shown(of.loa_low_ml, 2), shown(of.loa_high_ml, 2)
+    says = f"Bias {shown(of.bias_ml, 2)} ml; 95 % of differences lie between {low} and {high} ml."
+    bias = Level(of.bias_ml, f"bias {shown(of.bias_ml, 2)}", "bias")
+    return says, (zero, bias, Level(of.loa_low_ml, low), Level(of.loa_high_ml, high))
 
 
-def boundary_section(scores: Scores, pictures: Mapping[str, Picture], anchors: Anchors) -> Section:
-    """Where the boundary is wrong: at which tolerance, how far and to which side, and in which cases."""
-    spreads = spreads_of(scores, pictures)
-    figures = [*_against_tolerance(scores)]
-    if spreads:
-        says = "How far the surfaces lie apart where they differ. Blue: the prediction falls short of the reference. "
-        says += "Orange: it reaches beyond. Grey: within the tolerance."
-        left = (
-            f" Shown: the {MOST_SPREADS} structures with most beyond the tolerance."
-            if len(spreads) > MOST_SPREADS
-            else ""
+def agreement_rows(scores: Scores) -> list[tuple[str, list[Cell]]]:
+    """Agreement of volumes, a row a structure."""
+    return [
+        (
+            of.structure,
+            [
+                cell(of.bias_ml, 2, _range(of.bias_interval)),
+                cell(of.loa_low_ml, 2, _range(of.loa_low_interval)),
+                cell(of.loa_high_ml, 2, _range(of.loa_high_interval)),
+                cell(of.ccc, 3),
+                cell(of.slope, 3, _range(of.slope_interval, 3)),
+            ],
         )
-        shown_of = dict(list(spreads.items())[:MOST_SPREADS])
-        figures.append(signed_histograms("Distance from surface to surface", says + left, EDGES_MM, shown_of))
-    body = html(
-        "evaluation_boundary.html",
-        figures=figures,
-        directed=_directed(scores),
-        places=_largest(pictures, anchors),
-    )
-    lead = "A good Dice may hide a boundary that is wrong in one place. Here surfaces are compared, in mm."
-    return Section("boundary", "Boundary", body, lead)
-
-
-def spreads_of(scores: Scores, pictures: Mapping[str, Picture]) -> dict[str, Spread]:
-    """The surface distances of each structure over all cases, those with most beyond the tolerance first."""
-    counts: dict[str, Any] = {}
-    same: dict[str, int] = {}
-    for picture in pictures.values():
-        for one in picture.boundaries:
-            counts[one.structure] = counts.get(one.structure, 0) + np.asarray(one.counts, dtype=float)
-            same[one.structure] = same.get(one.structure, 0) + one.same
-    made = {name: Spread(same[name], held, scores.settings.tolerances(name)[0]) for name, held in counts.items()}
-    return dict(sorted(made.items(), key=lambda item: item[1].parts(EDGES_MM)[1]))
-
-
-def _against_tolerance(scores: Scores) -> list[Figure]:
-    """NSD and boundary F1 at every tolerance that was measured: means of each structure's cases."""
-    made = []
-    for base, title in (("nsd", "NSD"), ("boundary_f1", "Boundary F1")):
-        series = {}
-        for structure in scores.structures:
-            tolerances = scores.settings.tolerances(structure.structure)
-            names = [base, *(at_tolerance(base, mm) for mm in tolerances[1:])]
-            found = [(mm, structure.metrics.get(name)) for mm, name in zip(tolerances, names, strict=True)]
-            points = sorted((mm, one.mean) for mm, one in found if one is not None and one.mean is not None)
-            if len(points) > 1:
-                series[structure.structure] = points
-        if series:
-            says = "Mean of the cases. A line that rises late tells of errors that are far from the boundary."
-            made.append(curves(f"{title} against the tolerance", says, series, "tolerance, mm", title, (0.0, 1.0)))
-    return made
-
-
-def _directed(scores: Scores) -> list[tuple[str, str, str]]:
-    """Means of the finite cases: an infinite distance has no direction."""
-    rows = []
-    for s in scores.structures:
-        there, back = (s.metrics.get(f"mean_{way}_mm") for way in ("ref_to_pred", "pred_to_ref"))
-        if there and back and there.mean is not None and back.mean is not None:
-            rows.append((s.structure, shown(there.mean, 2), shown(back.mean, 2)))
-    return rows
-
-
-def _largest(pictures: Mapping[str, Picture], anchors: Anchors) -> list[dict[str, str]]:
-    every: list[tuple[str, Boundary]] = [(case, one) for case, p in pictures.items() for one in p.boundaries]
-    worst = sorted(every, key=lambda item: (-abs(item[1].largest_mm), item[0]))[:MOST_PLACES]
-    return [
-        {
-            "case": case,
-            "anchor": anchors.get(case, ""),
-            "structure": one.structure,
-            "text": said(one),
-            "share": f"{100 * one.beyond:.1f} %",
-        }
-        for case, one in worst
-        if one.largest_mm
+        for of in scores.agreement
     ]
 
 
-def methods_section(scores: Scores) -> Section:
-    """How it was measured."""
-    settings = scores.settings
-    mm = ", ".join(f"{one:g}" for one in settings.tolerances_mm)
-    own = "; ".join(f"{name}: {', '.join(f'{t:g}' for t in each)} mm" for name, each in settings.tolerances_of.items())
-    terms = [
-        ("Surface", _SURFACES.get(settings.surface, settings.surface)),
-        ("Tolerances", f"{mm} mm, the first is the main one{f'; {own}' if own else ''}"),
-        (
-            "Structures in neither map",
-            "count as perfect" if settings.both_empty == "perfect" else "are left out of means",
-        ),
-        ("Surface on the border of the image", "counts" if settings.fov_faces == "count" else "is left out"),
-        (
-            "Grid",
-            "predictions on another grid are resampled" if settings.resample else "both maps must lie on one grid",
-        ),
-        ("Sides", "Pictures follow the radiological convention: the patient's right (R) is on their left."),
-        (
-            "Largest errors",
-            "are measured between voxel corners on the surface, below 0 where the prediction falls short",
-        ),
-    ]
-    return Section("methods", "Methods", html("evaluation_methods.html", terms=terms, metrics=_meant(scores)))
-
-
-def _meant(scores: Scores) -> list[dict[str, str]]:
-    """The metrics with their definitions; one that was measured at further tolerances stands once."""
-    return [
-        {
-            "label": meant.label,
-            "unit": meant.unit,
-            "better": meant.better,
-            "definition": meant.definition.replace("R n P", "R \u2229 P").replace("R u P", "R \u222a P"),
-        }
-        for name, meant in scores.metrics.items()
-        if (known := metric(name)) is None or known.at_mm is None
-    ]
-
-
-_SURFACES: Final = {
-    "surfel": "pieces between the voxels, weighted by their size (as DeepMind's surface-distance)",
-    "voxel": "centres of border voxels",
-    "mesh": "triangles of the surface halfway between inside and outside",
-}
+def _range(interval: tuple[float, float] | None, digits: int = 2) -> str:
+    return f"{shown(interval[0], digits)} to {shown(interval[1], digits)}" if interval else ""
