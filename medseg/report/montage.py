@@ -137,7 +137,7 @@ def _tile(layers: Layers, plane: Plane, at: int, size: int) -> Image.Image:
 
 def _flat(array: npt.NDArray[np.unsignedinteger], axis: int, at: int) -> npt.NDArray[np.unsignedinteger]:
     """A slice as rows and columns of a picture: superior or anterior on top, the patient's right or anterior left."""
-    turned: npt.NDArray[np.unsignedinteger] = np.take(array, at, axis=axis).T[::-1, ::-1]
+    turned: npt.NDArray[np.unsignedinteger] = array[(slice(None),) * axis + (at,)].T[::-1, ::-1]
     return turned
 
 
