@@ -17,7 +17,7 @@ from medseg.evaluation.engine.values import Elements, Engine, Labels
 from medseg.evaluation.overlap import Overlap
 from medseg.evaluation.score import StructureScore, expected, structure_score
 from medseg.evaluation.settings import DEFAULT, Settings, SurfaceMode
-from medseg.evaluation.surface import MODES, Place, surface_metrics, touches_border, without_fov_faces
+from medseg.evaluation.surface import MODES, Place, arranged, surface_metrics, touches_border, without_fov_faces
 from medseg.imaging.grid import Grid
 from medseg.imaging.volume import LabelMap
 
@@ -47,7 +47,7 @@ def score_case(
     """
     _refuse_other_grid(reference.grid, prediction.grid)
     names = {**prediction.names, **reference.names}
-    scoring = _Scoring(*_arranged(reference, prediction), settings, by or engine())
+    scoring = _Scoring(*arranged(reference, prediction), settings, by or engine())
     overlaps = scoring.engine.overlaps(scoring.reference, scoring.prediction)
     called = {value: names.get(value, str(value)) for value in sorted({*overlaps, *names} - {0})}
     threads = threads if scoring.reference.size >= WORTH_THREADS else 1
@@ -162,18 +162,3 @@ def _refuse_other_grid(reference: Grid, prediction: Grid) -> None:
             f"the grids of prediction and reference lie {apart:.3g} mm apart",
             fix=RESAMPLE,
         )
-
-
-def _arranged(reference: LabelMap, prediction: LabelMap) -> tuple[Labels, Labels, Place]:
-    """Both arrays with an axis of a single slice first and the fastest axis last, which no metric depends on."""
-    r, p = reference.array, prediction.array
-    spacing_mm = reference.grid.spacing_mm
-    order = sorted(range(3), key=lambda axis: -abs(r.strides[axis]))
-    planar = 1 in r.shape
-    if planar:  # of several such axes the coarsest, so that the order of axes does not decide
-        single = max((axis for axis in range(3) if r.shape[axis] == 1), key=lambda axis: spacing_mm[axis])
-        order = [single, *(axis for axis in order if axis != single)]
-    kind = np.result_type(r, p)
-    i, j, k = (spacing_mm[axis] for axis in order)
-    r, p = (array.transpose(order).astype(kind, copy=False) for array in (r, p))
-    return r, p, Place((i, j, k), planar)

@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 
 from medseg.evaluation.cells import surfel_sizes
-from medseg.evaluation.engine.values import Elements, Engine, Floats, Spacing
+from medseg.evaluation.engine.values import Elements, Engine, Floats, Labels, Spacing
 from medseg.evaluation.metrics import at_tolerance
 from medseg.evaluation.settings import SurfaceMode
+from medseg.imaging.volume import LabelMap
 
 PERCENTILE = 0.95
 
@@ -30,10 +31,29 @@ class Apart:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where elements lie: spacing in mm of the axes of their lattice; `planar`: of a single slice, along the first."""
+    """Where elements lie: spacing in mm of the axes of their lattice; `planar`: of a single slice, along the first.
+
+    axes: which axis of the label map each of them is.
+    """
 
     spacing_mm: Spacing
     planar: bool
+    axes: tuple[int, int, int] = (0, 1, 2)
+
+
+def arranged(reference: LabelMap, prediction: LabelMap) -> tuple[Labels, Labels, Place]:
+    """Both arrays with an axis of a single slice first and the fastest axis last, which no metric depends on."""
+    r, p = reference.array, prediction.array
+    spacing_mm = reference.grid.spacing_mm
+    order = sorted(range(3), key=lambda axis: -abs(r.strides[axis]))
+    planar = 1 in r.shape
+    if planar:  # of several such axes the coarsest, so that the order of axes does not decide
+        single = max((axis for axis in range(3) if r.shape[axis] == 1), key=lambda axis: spacing_mm[axis])
+        order = [single, *(axis for axis in order if axis != single)]
+    kind = np.result_type(r, p)
+    i, j, k = order
+    r, p = (array.transpose(order).astype(kind, copy=False) for array in (r, p))
+    return r, p, Place((spacing_mm[i], spacing_mm[j], spacing_mm[k]), planar, (i, j, k))
 
 
 def surfels_apart(engine: Engine, here: Elements, there: Elements, place: Place) -> Apart:

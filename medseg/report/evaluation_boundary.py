@@ -47,7 +47,7 @@ def boundary_section(scores: Scores, pictures: Mapping[str, Picture], anchors: A
 def spreads_of(scores: Scores, pictures: Mapping[str, Picture]) -> dict[str, Spread]:
     """The surface distances of each structure over all cases, those with most beyond the tolerance first."""
     counts: dict[str, Any] = {}
-    same: dict[str, int] = {}
+    same: dict[str, float] = {}
     for picture in pictures.values():
         for one in picture.boundaries:
             counts[one.structure] = counts.get(one.structure, 0) + np.asarray(one.counts, dtype=float)

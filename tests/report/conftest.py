@@ -21,8 +21,9 @@ class Opened:
 
     def settled(self):
         """The viewer of the open case has drawn."""
-        self.page.locator(".case.open .viewer").scroll_into_view_if_needed()
-        self.page.wait_for_selector(".viewer[data-state=ready]", timeout=60_000)
+        self.page.wait_for_timeout(100)  # the case that was open before is closed
+        self.page.evaluate("document.querySelector('.case.open .viewer').scrollIntoView()")
+        self.page.wait_for_selector(".case.open .viewer[data-state=ready]", timeout=60_000)
         self.page.wait_for_timeout(300)
 
     def canvas(self) -> bytes:

@@ -46,6 +46,7 @@ def test_the_largest_distance_is_the_hausdorff_distance_of_the_scores():
     scored = {row.structure: row for row in score_case("a", reference, prediction)}
     for one in boundaries(reference, prediction, {"liver": 1.0, "kidney": 1.0}):
         assert abs(one.largest_mm) == pytest.approx(scored[one.structure].hd_mm)
+        assert 1 - one.beyond == pytest.approx(scored[one.structure].nsd)
 
 
 def test_a_single_slice_has_no_faces():

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from medseg.evaluation.cohort import summarise
 from medseg.evaluation.folders import Evaluation, evaluate_folders
+from medseg.evaluation.metadata import read_metadata
 from medseg.events import Note, Stage
 from medseg.imaging.grid import Grid
 from medseg.imaging.nifti import write_labels, write_volume
@@ -57,7 +60,7 @@ def test_a_report_of_a_cohort(evaluated, tmp_path):
     assert written.bytes == written.path.stat().st_size < 4_000_000
     assert "4 of 4 cases have a viewer" in written.said()
     for words in (
-        "1 reference(s) have no prediction",
+        "References without a prediction: 1",
         "kidney: missed",
         "Bias ",
         "No scan was given",
@@ -237,3 +240,18 @@ def test_a_scan_that_cannot_be_read_is_said(evaluated, tmp_path):
         broken.write_bytes(whole)
     assert "Its scan cannot be shown" in text
     assert not any(isinstance(event, Note) and event.warning for event in events)
+
+
+def test_groups_of_cases_stand_in_the_report(evaluated, tmp_path, browser):
+    evaluation, _, _ = evaluated
+    table = tmp_path / "cases.csv"
+    table.write_text("case,<site>\nabsent,north\ndropped,north\nshifted,<b>south</b>\ngood,<b>south</b>\n")
+    old = evaluation.scores
+    scores = summarise(old.scores, old.diagonals_mm, old.settings, metadata=read_metadata(table), by=["<site>"])
+    written, _, text = report(replace(evaluation, scores=scores), tmp_path)
+    assert "&lt;b&gt;south&lt;/b&gt;" in text
+    assert "<b>south" not in text
+    opened = browser(written.path)
+    rows = opened.page.locator("#groups tbody tr").all_inner_texts()
+    assert len(rows) == 6  # two groups, each as a whole and by its two structures
+    assert opened.complaints == []
