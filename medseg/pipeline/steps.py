@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from medseg.errors import InputError
+from medseg.errors import InputError, MedsegError
 from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.imaging.source import ReadOptions
@@ -228,18 +229,20 @@ def infer(
     min_volume: Sequence[str] = (),
     largest: Sequence[str] = (),
     fill: Sequence[str] = (),
+    report: bool = True,
 ) -> Iterator[Event | Inferred]:
     """Predict every scan under `scans` with the model `run`; results in `formats`.
 
     overwrite: cases that are done already are done again. part: `I/N`, of N parts that share `out`. quality: `fast`,
     `standard` or `max`. structures: all others are left out; none means that all are kept. split: NIfTI has a file a
     structure. instances: structures whose separate parts are numbered. min_volume, largest, fill:
-    post-processing in place of what training chose, as `inference.overrides` reads it.
+    post-processing in place of what training chose, as `inference.overrides` reads it. report: whether `report.html` is
+    written once all parts are done.
     """
     from medseg.compute import choose_device
     from medseg.imaging.writing.codes import read_codes
     from medseg.inference.asked import Asked, part_from, quality_from
-    from medseg.inference.folder import infer_folder
+    from medseg.inference.folder import Inferred, infer_folder
 
     asked = Asked(
         formats=tuple(formats),
@@ -258,7 +261,34 @@ def infer(
         largest=tuple(largest),
         fill=tuple(fill),
     )
-    yield from infer_folder(run, scans, out, choose_device(device), asked)
+    for event in infer_folder(run, scans, out, choose_device(device), asked):
+        if report and isinstance(event, Inferred):
+            yield from _inference_report(event, asked.options)
+        yield event
+
+
+def _inference_report(inferred: Inferred, options: ReadOptions) -> Iterator[Event]:
+    """Write the page of a folder, by whichever part of it ends last."""
+    from medseg.report.inference_page import write_inference_report
+
+    if not inferred.is_whole:
+        yield Note("report.html is written when all other parts are done")
+        return
+    scans = {scan.name: scan for scan in inferred.scans}
+    yield from _reported(write_inference_report(inferred.out, inferred.predictions, scans, options))
+
+
+def _reported(report: Iterator[Any]) -> Iterator[Event]:
+    """The events of writing a report; where it fails, what it is about is done all the same, and a line says why."""
+    try:
+        for event in report:
+            yield event if isinstance(event, Event) else Note(f"report: {event.said()}")
+    except MedsegError as error:
+        yield Note(f"report.html was not written: {error}", warning=True)
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} in {Path(at.filename).name}, line {at.lineno}"
+        yield Note(f"[UNEXPECTED] report.html was not written: {where}: please report it", warning=True)
 
 
 def export(
