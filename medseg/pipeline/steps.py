@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from medseg.inference.folder import Inferred
     from medseg.inference.nnunet.importing import Imported
     from medseg.planning.dataset import Planned
+    from medseg.training.fold import FoldTrained
     from medseg.training.run import Trained
     from medseg.training.select import Selected
 
@@ -198,7 +199,33 @@ def train(
         yield Note(told)
     wanted = ["0" if fold is None else fold] if folds is None else [str(k) for k in range(folds)]
     how = training.How(deterministic, init, tensorboard, draw_curves)
-    yield from training.train(run, wanted, allowed, where, started=began, configuration=other, how=how, gpus=gpus or 1)
+    events = training.train(run, wanted, allowed, where, started=began, configuration=other, how=how, gpus=gpus or 1)
+    yield from _with_reports(events, run, other)
+
+
+def _with_reports(
+    events: Iterator[Event | FoldTrained | Trained], run: Path, configuration: Name | None
+) -> Iterator[Event | Trained]:
+    """The events of a training, and at the end of each fold the page of the run, written anew."""
+    from medseg.training.fold import FoldTrained
+
+    warnings: list[str] = []
+    for event in events:
+        if isinstance(event, Note) and event.warning:
+            warnings.append(event.text)
+        if isinstance(event, FoldTrained):
+            yield from _training_report(run, configuration, warnings)
+            continue
+        if not isinstance(event, Event):
+            yield from _training_report(run, configuration, warnings)
+        yield event
+
+
+def _training_report(run: Path, configuration: Name | None, warnings: Sequence[str]) -> Iterator[Event]:
+    """Write the page of a run from what stands there by now; its models are saved."""
+    from medseg.report.training_page import write_training_report
+
+    yield from _reported(write_training_report(run, configuration, warnings))
 
 
 def select(run: Path, device: str = "auto") -> Iterator[Event | Selected]:

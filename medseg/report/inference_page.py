@@ -19,9 +19,10 @@ from medseg.imaging.scans import Scan
 from medseg.imaging.source import ReadOptions
 from medseg.inference.manifests import Cases
 from medseg.inference.records import Prediction, Predictions
+from medseg.planning.explain import counted
 from medseg.report.inference_cases import Seen, case_list, case_values, panel
 from medseg.report.inference_pictures import Drawn, drawn
-from medseg.report.inference_sections import counted, failed_section, methods_section, plots_section, summary_section
+from medseg.report.inference_sections import failed_section, methods_section, plots_section, summary_section
 from medseg.report.page import Page, Section, write_page
 from medseg.report.unusual import robust_z
 
@@ -49,7 +50,7 @@ class Written:
 
     def said(self) -> str:
         """For a person, at the end."""
-        some = f"pictures of {self.pictures} of {counted(self.cases)}"
+        some = f"pictures of {self.pictures} of {counted(self.cases, 'case')}"
         return f"{self.path} ({self.bytes / 1e6:.1f} MB, {self.seconds:.0f} s; {some})"
 
 
@@ -76,7 +77,7 @@ def write_inference_report(
     names = {int(value): name for value, name in predictions.labels.items()}
     room: float = limit - FIXED - sum(map(_bytes_of, cases[:panels])) - 400 * len(cases)
     pictures: dict[str, Drawn] = {}
-    yield Stage("report", len(wanted), f"pictures of {counted(len(wanted))} of {len(cases)}")
+    yield Stage("report", len(wanted), f"pictures of {counted(len(wanted), 'case')} of {len(cases)}")
     for count, one in enumerate(wanted, 1):
         picture = _drawn(one.of, out, scans.get(one.of.case), names, options or ReadOptions())
         if isinstance(picture, str):
@@ -201,7 +202,7 @@ def _page(
         *plots_section(cases, structures, panels),
         methods_section(predictions),
     )
-    many = f"{counted(len(cases))}, {counted(len(structures), 'structure')}"
+    many = f"{counted(len(cases), 'case')}, {counted(len(structures), 'structure')}"
     provenance = (
         ("Model", f"weights {predictions.cases[0].model[:12]}" if predictions.cases else "-"),
         ("All numbers", "in predictions.json and statistics.csv beside this page"),

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from medseg.inference.records import Predictions
+from medseg.planning.explain import counted
 from medseg.report.cells import shown
 from medseg.report.inference_cases import Seen
 from medseg.report.page import Section, html
@@ -48,11 +49,6 @@ NUMBERS: Final = (
 )
 
 
-def counted(n: int, what: str = "case") -> str:
-    """`1 case`, `3 cases`."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
 def summary_section(cases: Sequence[Seen], predictions: Predictions, structures: Sequence[str], panels: int) -> Section:
     """How many cases, how many failed, and which to look at."""
     look = sum(bool(one.states) for one in cases)
@@ -87,7 +83,7 @@ def _warnings(cases: Sequence[Seen], panels: int) -> list[tuple[str, list[Named]
         held = [one for one in cases if state in one.states]
         if not held:
             continue
-        many = counted(len(held))
+        many = counted(len(held), "case")
         many = f"{many} {'is' if len(held) == 1 else 'are'}" if state == "unlike" else many
         many = f"Of {many}" if state == "warned" else many
         named = [(one.of.case, one.anchor if one.number < panels else "") for one in held[:MOST_NAMED]]

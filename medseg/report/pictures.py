@@ -83,6 +83,19 @@ def picture_of(task: Task, asked: Asked) -> Picture:
     """
     reference, prediction = drawn_pair(task.pair, asked.known, asked.prefer)
     scan, note = _scan(task.scan, reference.grid, asked.prefer)
+    return pictured(task.pair.case, reference, prediction, scan, note, asked, task.with_viewer)
+
+
+def pictured(
+    case: str,
+    reference: LabelMap,
+    prediction: LabelMap,
+    scan: Volume | None,
+    note: str,
+    asked: Asked,
+    with_viewer: bool = True,
+) -> Picture:
+    """Draw one case of two label maps and, where there is one, its scan, all on one grid; `note` as in `Picture`."""
     frame = frame_of([reference.array, prediction.array], reference.grid)
     window = window_of(scan, frame, reference.array) if scan is not None else None
     names = {**prediction.names, **reference.names}
@@ -98,13 +111,13 @@ def picture_of(task: Task, asked: Asked) -> Picture:
         return scene_of(sides, structures, scan, window, places, tolerance, voxels, frame)
 
     return Picture(
-        task.pair.case,
+        case,
         raw,
         size,
         found,
         places,
         window.said() if window else "",
-        scene(REPORT_VOXELS) if task.with_viewer else None,
+        scene(REPORT_VOXELS) if with_viewer else None,
         scene(CASE_PAGE_VOXELS) if asked.own_pages else None,
         note,
     )
