@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from medseg.imaging.convert import Converted
     from medseg.imaging.dataset import Case, Dataset
     from medseg.imaging.inspect import Inspected
+    from medseg.imaging.nifti_header import Prefer
     from medseg.imaging.source import Reading
     from medseg.imaging.volume import LabelMap
     from medseg.inference.export.exporting import Exported
@@ -368,14 +369,43 @@ def read_options(allow_gaps: bool = False, suv: bool = False, prefer: str = "") 
 
 
 def evaluate(
-    predictions: Path, references: Path, out: Path, tolerance: str = TOLERANCES, options: ReadOptions | None = None
+    predictions: Path,
+    references: Path,
+    out: Path,
+    tolerance: str = TOLERANCES,
+    options: ReadOptions | None = None,
+    scans: Path | None = None,
+    report: bool = True,
+    all_viewers: bool = False,
 ) -> Iterator[Event | Evaluation]:
-    """Score predictions against references, paired by case name."""
-    from medseg.evaluation.folders import evaluate_folders
+    """Score predictions against references, paired by case name, and show them in a report.
+
+    scans: the folder of the scans, which the report shows beneath the labels. all_viewers: each case gets a page too.
+    """
+    from medseg.evaluation.folders import Evaluation, evaluate_folders
     from medseg.evaluation.settings import Settings
 
+    prefer = (options or ReadOptions()).prefer
     settings = Settings(tolerances_mm=_tolerances(tolerance))
-    yield from evaluate_folders(predictions, references, out, settings, prefer=(options or ReadOptions()).prefer)
+    if scans is not None and not scans.exists():  # said before the scoring, which may take long
+        raise InputError("there is no such file or folder", scans, "give the folder of the scans")
+    for event in evaluate_folders(predictions, references, out, settings, prefer=prefer):
+        if isinstance(event, Evaluation) and report:
+            yield from _report(event, predictions, out, scans, prefer, all_viewers)
+        yield event
+
+
+def _report(
+    evaluation: Evaluation, predictions: Path, out: Path, scans: Path | None, prefer: Prefer, all_viewers: bool
+) -> Iterator[Event]:
+    from medseg.report.evaluation_page import Written, write_evaluation_report
+    from medseg.report.pictures import scans_by_case
+
+    found = scans_by_case(scans, predictions, prefer) if scans is not None else {}
+    if scans is not None and not any(pair.case in found for pair in evaluation.pairs):
+        yield Note("no scan has the name of a case: the report shows the labels alone", warning=True)
+    for event in write_evaluation_report(evaluation, out, found, prefer, all_viewers):
+        yield Note(f"report: {event.said()}") if isinstance(event, Written) else event
 
 
 def _tolerances(text: str) -> tuple[float, ...]:

@@ -81,8 +81,8 @@ def _boundary(name: str, r: Mask, p: Mask, start: Sequence[int], grid: Grid, tol
     there = _signed(surfaces[0], surfaces[1], spacing, inside_is_beyond=True)
     back = _signed(surfaces[1], surfaces[0], spacing, inside_is_beyond=False)
     apart = np.concatenate([there, back])
-    worst = int(np.abs(apart).argmax())
     corners = np.concatenate([surfaces[0].corners, surfaces[1].corners])
+    worst = _amid(corners * spacing, np.abs(apart))
     at = corners[worst] + start - np.where(thick, 0.5, 0.0)
     mm = grid.affine[:3, :3] @ at + grid.affine[:3, 3]
     centre = grid.affine[:3, :3] @ (np.argwhere(r).mean(axis=0) + start) + grid.affine[:3, 3]
@@ -100,6 +100,13 @@ def _boundary(name: str, r: Mask, p: Mask, start: Sequence[int], grid: Grid, tol
         int(np.count_nonzero(apart == 0)),
         tuple(int(n) for n in counts),
     )
+
+
+def _amid(places_mm: Floats, apart: Floats) -> int:
+    """The largest; of several as large the one in their midst, which tells best where they are."""
+    ties = np.flatnonzero(apart >= apart.max() - 1e-6)
+    away = np.linalg.norm(places_mm[ties] - places_mm[ties].mean(axis=0), axis=1)
+    return int(ties[away.argmin()])
 
 
 def _surface(mask: Mask, thick: Sequence[bool]) -> _Surface:

@@ -99,7 +99,7 @@ def pictured(
     frame = frame_of([reference.array, prediction.array], reference.grid)
     window = window_of(scan, frame, reference.array) if scan is not None else None
     names = {**prediction.names, **reference.names}
-    structures = {v: names.get(v, str(v)) for v in sorted(set(reference.present) | set(prediction.present))}
+    structures = {v: spoken(names.get(v, str(v))) for v in sorted(set(reference.present) | set(prediction.present))}
     found = boundaries(reference, prediction, dict(asked.tolerances_mm))
     found = tuple(sorted(found, key=lambda one: -abs(one.largest_mm)))
     places = _places(reference, prediction, structures, found, frame)
@@ -167,13 +167,18 @@ def _places(
         places.append(Place((float(mm[0]), float(mm[1]), float(mm[2])), f"{name}: {what} ({at})"))
     for one in found:
         if one.largest_mm:
-            places.append(Place(one.mm, f"{one.structure}: {said(one)} ({_slice(frame, one.index)})"))
+            places.append(Place(one.mm, f"{spoken(one.structure)}: {said(one)} ({_slice(frame, one.index)})"))
     return tuple(places[:MOST_PLACES])
 
 
 def _slice(frame: Frame, index: tuple[int, int, int]) -> str:
     """Slices are numbered from the feet, as the viewer does."""
     return f"axial slice {frame.first[2] + frame.at(index)[2] + 1} of {frame.of[2]}"
+
+
+def spoken(name: str) -> str:
+    """What a structure is called in a sentence; one without a name by its value."""
+    return f"label {name}" if name.isdecimal() else name
 
 
 def said(one: Boundary) -> str:

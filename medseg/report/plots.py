@@ -231,8 +231,9 @@ def curves(
     for name, one in series.items():
         placed = [(x_scale(a), y_scale(b)) for a, b in one]
         if len(placed) > 1:
-            drawing.path(placed, f"line l{colours[name]}")
-        if len(placed) < 40:
+            pale = " pale" if len(series) > COLOURS and colours[name] == COLOURS - 1 else ""
+            drawing.path(placed, f"line l{colours[name]}{pale}")
+        if len(placed) < 40 and len(series) <= COLOURS:
             for px, py in placed:
                 drawing.parts.append(
                     Markup('<circle class="s{}" cx="{}" cy="{}" r="3"/>').format(colours[name], px, py)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 from importlib.resources import files
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from medseg.errors import MedsegError
+from medseg.evaluation.case import score_case
 from medseg.files import RESEARCH_USE
 from medseg.report import page as engine
 from medseg.report.page import Page, Panel, Section, asset, data_block, render, write_page
@@ -106,15 +109,81 @@ def test_data_that_is_not_finite_is_refused():
         data_block([float("nan")])
 
 
+def test_without_webgl2_the_pictures_stand_and_the_page_says_so(tmp_path, every_browser):
+    one = Panel("case-0", "a", scene=scene().as_json(), montage=png(), montage_size=(8, 8), montage_alt="slices")
+    write_page(tmp_path / "report.html", page(one))
+    opened = every_browser.with_flags("--disable-3d-apis")(tmp_path / "report.html", address="#case-0")
+    opened.page.wait_for_selector(".viewer[data-state=failed]")
+    assert "no WebGL2" in opened.page.locator(".viewer").inner_text()
+    assert opened.page.locator(".montage img").is_visible()
+    assert opened.complaints == []
+
+
+def test_without_scripts_every_case_is_shown(tmp_path, browser):
+    write_page(tmp_path / "report.html", page(Panel("case-0", "a"), Panel("case-1", "b")))
+    opened = browser(tmp_path / "report.html", java_script_enabled=False)
+    assert opened.page.locator("article.case").nth(1).is_visible()
+
+
+def test_surfaces_lie_as_far_apart_as_the_scores_say(tmp_path, browser):
+    write_page(tmp_path / "report.html", page(Panel("case-0", "a", scene=scene().as_json())))
+    opened = browser(tmp_path / "report.html", 640, 560, address="#case-0")
+    opened.settled()
+    opened.page.locator(".viewer select").first.select_option("1")
+    opened.page.get_by_role("button", name="3D").click()
+    opened.page.wait_for_selector(".viewer[data-surface=reference]")
+    found = opened.page.evaluate("document.querySelector('.viewer').medsegView.surface")
+    scored = {row.structure: row for row in score_case("a", labels(), labels(shift=3, drop=True))}
+    assert found["largest"] == pytest.approx(scored["liver"].hd_mm, rel=1e-5)
+    opened.page.wait_for_timeout(300)
+    first = opened.canvas()
+    assert colours(first) > 50
+    opened.page.get_by_role("button", name="Prediction").last.click()
+    opened.page.wait_for_selector(".viewer[data-surface=prediction]")
+    opened.page.wait_for_timeout(300)
+    assert opened.canvas() != first
+    assert opened.complaints == []
+
+
+def test_controls_change_what_is_drawn(tmp_path, browser):
+    write_page(tmp_path / "report.html", page(Panel("case-0", "a", scene=scene().as_json())))
+    opened = browser(tmp_path / "report.html", 640, 560, address="#case-0")
+    opened.settled()
+    seen = [opened.canvas()]
+    for act in (
+        lambda: opened.page.get_by_label("Level (brightness)").fill("100"),
+        lambda: opened.page.get_by_role("button", name="None").click(),
+        lambda: opened.page.get_by_label("prediction", exact=True).uncheck(),
+        lambda: opened.page.get_by_role("button", name="Coronal").click(),
+        lambda: opened.page.locator(".slices input").fill("20"),
+        lambda: opened.page.get_by_label("Go to an error").select_option("1"),
+    ):
+        act()
+        opened.page.wait_for_timeout(700)
+        seen.append(opened.canvas())
+    assert all(one != other for one, other in pairwise(seen))
+    opened.page.locator(".viewer canvas").first.click()
+    opened.page.mouse.wheel(0, 100)
+    opened.page.wait_for_timeout(300)
+    assert opened.canvas() != seen[-1]
+    assert opened.complaints == []
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("P", (8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
 def test_in_a_browser_the_viewer_draws_and_scrolls(browser, tmp_path):
     made = page(Panel("case-0", "a <b>", scene=scene().as_json()), Panel("case-1", "b", scene=scene().as_json()))
     size = write_page(tmp_path / "report.html", made)
     assert size < 3_000_000
-    opened = browser(tmp_path / "report.html", address="#case-1")
+    opened = browser(tmp_path / "report.html", 640, 560, address="#case-1")
     opened.settled()
     first = opened.canvas()
     assert colours(first) > 50
-    opened.page.locator(".viewer canvas").focus()
+    opened.page.locator(".case.open .viewer canvas").first.focus()
     for _ in range(3):
         opened.page.keyboard.press("ArrowUp")
     opened.page.wait_for_timeout(200)
@@ -124,7 +193,5 @@ def test_in_a_browser_the_viewer_draws_and_scrolls(browser, tmp_path):
 
 
 def colours(png: bytes) -> int:
-    import io
-
     array = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3)
     return len(np.unique(array, axis=0))

@@ -31,7 +31,11 @@
     all("thead th", table).forEach((th, column) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.append(...th.childNodes);
+      const head = document.createElement("span");
+      head.className = "head";
+      const sub = th.querySelector(".sub");
+      head.append(...Array.from(th.childNodes).filter((node) => node !== sub));
+      button.append(head, ...(sub ? [sub] : []));
       th.append(button);
       button.addEventListener("click", () => {
         const before = th.getAttribute("aria-sort");
@@ -181,7 +185,6 @@
   window.addEventListener("beforeprint", () => {
     unfolded = all("details.printed:not([open])");
     unfolded.forEach((one) => (one.open = true));
-    all("img[loading=lazy]").forEach((image) => (image.loading = "eager"));
   });
   window.addEventListener("afterprint", () => unfolded.forEach((one) => (one.open = false)));
 })();

@@ -2,7 +2,8 @@
 (() => {
   "use strict";
   const medseg = (window.medseg = window.medseg || {});
-  const MOST_VOXELS = 9e6; // of the fine grid: two textures of four bytes each
+  const MOST_VOXELS = 8e6; // of the fine grid: two textures of four bytes each
+  const MOST_IN_SOFTWARE = 1e6; // without a graphics card, so that a change takes a second or so
   medseg.MISSED = 1;
   medseg.EXTRA = 2;
   medseg.OTHER = 3;
@@ -16,10 +17,11 @@
   medseg.structureValue = (value) => medseg.FIRST_STRUCTURE + ((value - 1) % MOST_STRUCTURES);
 
   // How many parts each voxel is cut into along each axis; odd along z, so that the middle of a slice is no face of it.
-  medseg.cut = (shape) => {
+  medseg.cut = (shape, software) => {
+    const most = software ? MOST_IN_SOFTWARE : MOST_VOXELS;
     const n = shape[0] * shape[1] * shape[2];
     const ways = [[3, 3, 3], [2, 2, 3], [3, 3, 1], [2, 2, 1]];
-    return ways.find((way) => n * way[0] * way[1] * way[2] <= MOST_VOXELS) || [1, 1, 1];
+    return ways.find((way) => n * way[0] * way[1] * way[2] <= most) || [1, 1, 1];
   };
 
   // NIfTI-1 of one volume of bytes.

@@ -46,16 +46,20 @@
     return { field, set };
   }
 
-  function hasWebGL2() {
-    const context = document.createElement("canvas").getContext("webgl2");
-    context?.getExtension("WEBGL_lose_context")?.loseContext();
-    return Boolean(context);
+  // What draws: "" where there is no WebGL2, "software" where a processor does the work of a graphics card.
+  function graphics() {
+    const gl = document.createElement("canvas").getContext("webgl2");
+    if (!gl) return "";
+    const named = gl.getExtension("WEBGL_debug_renderer_info");
+    const name = named ? String(gl.getParameter(named.UNMASKED_RENDERER_WEBGL)) : "";
+    gl.getExtension("WEBGL_lose_context")?.loseContext();
+    return /swiftshader|llvmpipe|software|basic render/i.test(name) ? "software" : "card";
   }
 
   const made = (more) =>
     new window.niivue.Niivue({
       logLevel: "silent", dragAndDropEnabled: false, show3Dcrosshair: false, backColor: [0, 0, 0, 1], loadingText: "",
-      crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.12, crosshairWidthUnit: "percent", crosshairGap: 4,
+      crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.2, crosshairWidthUnit: "percent", crosshairGap: 4,
       fontColor: [1, 1, 1, 1], fontMinPx: 14, fontSizeScaling: 0.5, isColorbar: false, isAntiAlias: true, ...more,
     });
   const forget = (nv) => {
@@ -91,7 +95,8 @@
     }
 
     async start() {
-      if (!hasWebGL2()) {
+      const draws = graphics();
+      if (!draws) {
         this.fail("This browser has no WebGL2, which the viewer needs.");
         return;
       }
@@ -108,7 +113,7 @@
       this.shape = Array.from(grid.shape);
       this.affine = grid.affine;
       this.at = this.shape.map((n) => Math.floor(n / 2));
-      this.cut = medseg.cut(this.shape);
+      this.cut = medseg.cut(this.shape, draws === "software");
       this.fine = this.shape.map((n, k) => n * this.cut[k]);
       this.fineAffine = medseg.fineAffine(this.affine, this.cut);
       this.build();
@@ -120,11 +125,12 @@
       const { NVImage } = window.niivue;
       const bytes = medseg.scanOn(this.fine, this.fineAffine, scan);
       const base = await NVImage.new(medseg.nifti(this.fine, this.fineAffine, bytes), "scan.nii", "gray", 1, null, 0, 255);
-      nv.addVolume(base);
       this.base = base;
       this.cover = await this.layer("fill.nii", this.filled(), this.opacity);
       this.outline = await this.layer("outline.nii", this.outlined(), 1);
+      if (this.ended) return;
       this.setWindow();
+      this.together([base, this.cover, this.outline]);
       if (scene.places.length) this.goTo(scene.places[0].mm);
       else this.move();
       this.host.dataset.state = "ready";
@@ -134,8 +140,17 @@
       const raw = medseg.nifti(this.fine, this.fineAffine, bytes);
       const image = await window.niivue.NVImage.new(raw, name, "gray", opacity, null, 0, 255);
       image.setColormapLabel(this.table());
-      this.nv.addVolume(image);
       return image;
+    }
+
+    // Each volume that NiiVue is given makes it draw all of them anew, which takes long without a graphics card.
+    together(images) {
+      const { nv } = this;
+      const draw = nv.updateGLVolume;
+      nv.updateGLVolume = () => {};
+      images.forEach((image) => nv.addVolume(image));
+      nv.updateGLVolume = draw;
+      nv.updateGLVolume();
     }
 
     end() {
@@ -170,6 +185,8 @@
       this.slice.addEventListener("input", () => this.scrollTo(Number(this.slice.value) - 1));
       this.sliceName = el("span", {}, "Slice");
       this.slices = group(this.sliceName, this.slice);
+      this.slices.classList.add("slices");
+      this.layouts.field.classList.add("first");
       const second = el("div", { class: "bar second" }, this.slices, this.opacitySlider(), ...this.windowSliders());
       if (scene.places.length) second.append(this.jumps());
       if (both) second.append(this.surfaceChoice());
@@ -209,7 +226,8 @@
       const slider = el("input", { type: "range", min: "0", max: "100", value: String(100 * this.opacity) });
       slider.addEventListener("input", () => {
         this.opacity = Number(slider.value) / 100;
-        this.nv.setOpacity(1, this.opacity);
+        this.cover.opacity = this.opacity;
+        this.later();
       });
       this.opacities = group("Strength of the fill", slider);
       return this.opacities;
@@ -227,11 +245,12 @@
       const made = [["Level (brightness)", (from + to) / 2, low, high], ["Window (contrast)", to - from, span / 100, span]].map(
         ([name, value, least, most]) => {
           const slider = el("input", { type: "range", min: String(least), max: String(most), step, value: String(value) });
-          const shown = el("output", {});
+          const shown = el("span", { class: "value" });
           const say = () => (shown.textContent = ` ${Number(slider.value).toFixed(digits)}${unit}`);
           slider.addEventListener("input", () => {
             say();
             this.setWindow();
+            this.later();
           });
           say();
           return { slider, label: el("label", { class: "group" }, el("span", {}, name, shown), slider) };
@@ -244,19 +263,14 @@
 
     jumps() {
       const { places } = this.scene;
-      const select = el("select", {});
+      const select = el("select", { class: "jump" });
       places.forEach(({ text }, n) => select.append(el("option", { value: String(n) }, text)));
       const go = () => {
         if (this.layout === SURFACE) this.setLayout(THREE);
         this.goTo(places[Number(select.value)].mm);
       };
       select.addEventListener("change", go);
-      const button = el("button", { type: "button", class: "plain" }, "Show");
-      button.addEventListener("click", go);
-      const row = el("div", { class: "choice" });
-      row.append(select, button);
-      const label = el("label", { class: "group" }, "Go to the largest error", select);
-      return el("div", { class: "group" }, label);
+      return group("Go to an error, the largest first", select);
     }
 
     surfaceChoice() {
@@ -421,6 +435,16 @@
       return coloured(rows);
     }
 
+    // However fast a slider moves, one drawing at a time.
+    later() {
+      if (this.waiting) return;
+      this.waiting = true;
+      requestAnimationFrame(() => {
+        this.waiting = false;
+        if (!this.ended) this.nv.updateGLVolume();
+      });
+    }
+
     setWindow() {
       if (!this.level) return;
       const [low, high] = this.scene.range;
@@ -428,7 +452,6 @@
       const byte = (value) => (255 * (value - low)) / (high - low);
       this.base.cal_min = byte(centre - width / 2);
       this.base.cal_max = byte(centre + width / 2);
-      this.nv.updateGLVolume();
     }
 
     setLayout(layout) {
@@ -439,7 +462,7 @@
         if (one) one.hidden = surface;
       }
       if (this.surfaces) this.surfaces.field.hidden = !surface;
-      this.legend.hidden = surface;
+      this.legend.hidden = this.help.hidden = surface;
       this.scale.hidden = !surface;
       this.layouts.set(layout);
       this.canvas.hidden = surface;
