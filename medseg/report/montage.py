@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 import numpy as np
@@ -38,8 +39,8 @@ STRUCTURES: Final = (  # as in viewer.js and page.css
     (170, 68, 153),
 )
 TINT: Final = 0.5
-_LINES = 4 * GREYS  # first index after the greys: reference, prediction, both, text, shadow, structures
-_FIRST_STRUCTURE = _LINES + 5
+_LINES = 4 * GREYS  # first index after the greys: reference, prediction, both, structures
+_FIRST_STRUCTURE = _LINES + 3
 _PLANES: Final[dict[Plane, tuple[int, int, int]]] = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}
 _MARKS: Final[dict[Plane, tuple[str, str]]] = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
 
@@ -150,15 +151,15 @@ def _tile(layers: Layers, plane: Plane, at: int, size: int) -> Image.Image:
         index[lines_r] = _LINES
         index[lines_p] = _LINES + 1
         index[lines_r & lines_p] = _LINES + 2
+    _write(index, plane, f"{plane} {layers.first[axis] + at + 1}/{layers.of[axis]}")
     tile = Image.fromarray(index)
     tile.putpalette(_palette())
-    _write(tile, plane, f"{plane} {layers.first[axis] + at + 1}/{layers.of[axis]}")
     return tile
 
 
 def _flat(array: npt.NDArray[np.unsignedinteger], axis: int, at: int) -> npt.NDArray[np.unsignedinteger]:
     """A slice as rows and columns of a picture: superior or anterior on top, the patient's right or anterior left."""
-    turned: npt.NDArray[np.unsignedinteger] = np.take(array, at, axis=axis).T[::-1, ::-1]
+    turned: npt.NDArray[np.unsignedinteger] = array[(slice(None),) * axis + (at,)].T[::-1, ::-1]
     return turned
 
 
@@ -182,20 +183,26 @@ def _outline(values: npt.NDArray[np.unsignedinteger]) -> Bools:
     return edge & (values > 0)
 
 
-def _write(tile: Image.Image, plane: Plane, text: str) -> None:
-    draw, font = ImageDraw.Draw(tile), _font()
+def _write(index: Bytes, plane: Plane, text: str) -> None:
+    """Sides, and which slice it is, in white on black."""
     left, right = _MARKS[plane]
-    middle = tile.height // 2
-    for place, words, anchor in (
-        ((3, middle), left, "lm"),
-        ((tile.width - 3, middle), right, "rm"),
-        ((3, tile.height - 3), text, "ls"),
-    ):
-        draw.text(place, words, fill=_LINES + 3, font=font, anchor=anchor, stroke_width=1, stroke_fill=_LINES + 4)
+    height, width = index.shape
+    for words, down, across in ((left, 0.5, 0.0), (right, 0.5, 1.0), (text, 1.0, 0.0)):
+        stamp = _stamp(words)
+        h, w = (min(n, most) for n, most in zip(stamp.shape, index.shape, strict=True))
+        y, x = round(down * (height - h)), round(across * (width - w))
+        index[y : y + h, x : x + w] = stamp[:h, :w]
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=12)
+@cache
+def _stamp(words: str) -> Bytes:
+    """Words as greys of the palette."""
+    font = ImageFont.load_default(size=13)
+    left, _, right, _ = font.getbbox(words)
+    paper = Image.new("L", (int(right - left) + 6, 17), 0)
+    ImageDraw.Draw(paper).text((3 - left, 1), words, fill=255, font=font)
+    greys: Bytes = (np.asarray(paper).astype(np.uint16) * (GREYS - 1) // 255).astype(np.uint8)
+    return greys
 
 
 def _palette() -> list[int]:
@@ -203,7 +210,7 @@ def _palette() -> list[int]:
     colours = [(grey, grey, grey) for grey in greys]
     for tint in (BLUE, ORANGE, PURPLE):
         colours += [_mixed(grey, tint) for grey in greys]
-    colours += [BLUE, ORANGE, (255, 255, 255), (255, 255, 255), (0, 0, 0), *STRUCTURES]
+    colours += [BLUE, ORANGE, (255, 255, 255), *STRUCTURES]
     return [part for colour in colours for part in colour]
 
 

@@ -145,10 +145,12 @@ def scene_of(
 
 
 def in_bytes(array: npt.NDArray[Any], kept: tuple[float, float]) -> Bytes:
-    """Values as 0 to 255, of which the ends are the ends of the range that is kept."""
+    """Finite values as 0 to 255, of which the ends are the ends of the range that is kept."""
     low, high = kept
-    scaled = (array.astype(np.float32) - low) * np.float32(255 / (high - low))
-    made: Bytes = np.clip(np.nan_to_num(scaled), 0, 255).round().astype(np.uint8)
+    scaled = array.astype(np.float32)
+    scaled -= low
+    scaled *= 255 / (high - low)
+    made: Bytes = np.rint(np.clip(scaled, 0, 255, out=scaled), out=scaled).astype(np.uint8)
     return made
 
 

@@ -52,7 +52,7 @@ def test_the_worst_stands_first(evaluated):
 def test_a_report_of_a_cohort(evaluated, tmp_path):
     evaluation, places, _ = evaluated
     written, events, text = report(evaluation, tmp_path, scans=scans_by_case(places[2], places[0]))
-    assert events[0] == Stage("report", 4, "about 2 s")
+    assert events[0] == Stage("report", 4, "about 1 s")
     assert (written.cases, written.viewers) == (4, 4)
     assert written.bytes == written.path.stat().st_size < 4_000_000
     assert "4 of 4 cases have a viewer" in written.said()
@@ -102,7 +102,7 @@ def test_a_page_for_every_case(evaluated, tmp_path, browser):
     ]
     assert written.viewers == 0
     assert 'href="cases/shifted.html"' in text
-    opened = browser(tmp_path / "cases" / "shifted.html")
+    opened = browser(tmp_path / "cases" / "shifted.html", 640, 560)
     opened.settled()
     assert colours(opened.canvas()) > 50
     assert opened.complaints == []
@@ -111,7 +111,7 @@ def test_a_page_for_every_case(evaluated, tmp_path, browser):
 def test_in_a_browser_tables_sort_and_cases_are_chosen(evaluated, tmp_path, browser):
     evaluation, _, _ = evaluated
     written, _, _ = report(evaluation, tmp_path)
-    opened = browser(written.path)
+    opened = browser(written.path, 800, 560)
     page = opened.page
     names = lambda: page.locator("#case-table tbody tr:visible th").all_inner_texts()  # noqa: E731
     assert names() == ["absent", "dropped", "shifted", "good"]
@@ -135,7 +135,8 @@ def test_in_a_browser_tables_sort_and_cases_are_chosen(evaluated, tmp_path, brow
     first = opened.canvas()
     page.get_by_label("Name contains").fill("")
     page.get_by_role("button", name="Next case").locator("visible=true").click()
-    page.wait_for_function("document.querySelector('.case.open h3').textContent !== 'shifted'")
+    page.wait_for_timeout(300)
+    assert page.locator(".case.open h3").inner_text() != "shifted"
     opened.settled()
     assert opened.canvas() != first
     assert opened.complaints == []
@@ -157,7 +158,8 @@ def test_a_point_of_a_plot_leads_to_its_case(evaluated, tmp_path, browser):
     opened.page.locator("svg.plot a.pt[tabindex='0']").first.focus()
     opened.page.keyboard.press("ArrowRight")
     opened.page.keyboard.press("Enter")
-    opened.page.wait_for_function("location.hash.startsWith('#case-')")
+    opened.page.wait_for_timeout(300)
+    assert opened.page.evaluate("location.hash.startsWith('#case-')")
     assert opened.page.evaluate("location.hash.slice(1) === document.querySelector('.case.open').id")
 
 
@@ -196,7 +198,7 @@ def test_a_hundred_structures_in_one_case_of_a_single_slice(tmp_path, browser):
     *_, evaluation = evaluate_folders(tmp_path / "out", tmp_path / "labels", tmp_path / "scores")
     written, _, text = report(evaluation, tmp_path / "scores")
     assert "label 100" in text
-    opened = browser(written.path, address="#case-1")
+    opened = browser(written.path, 640, 560, address="#case-1")
     opened.settled()
     assert colours(opened.canvas()) > 3
     assert opened.complaints == []

@@ -195,3 +195,17 @@ def test_in_a_browser_the_viewer_draws_and_scrolls(browser, tmp_path):
 def colours(png: bytes) -> int:
     array = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3)
     return len(np.unique(array, axis=0))
+
+
+def test_a_scene_without_a_reference_shows_its_structures(tmp_path, browser):
+    alone = scene_of({"prediction": labels()}, {1: "liver", 2: "kidney"}, scan(labels()), Window((-50, 150), (0, 120)))
+    write_page(tmp_path / "report.html", page(Panel("case-0", "a", scene=alone.as_json())))
+    opened = browser(tmp_path / "report.html", 640, 560, address="#case-0")
+    opened.settled()
+    assert colours(opened.canvas()) > 50
+    assert opened.page.get_by_role("button", name="Disagreement").count() == 0
+    opened.page.get_by_role("button", name="3D").click()
+    opened.page.wait_for_selector(".viewer[data-surface=prediction]")
+    opened.page.wait_for_timeout(300)
+    assert colours(opened.canvas()) > 20
+    assert opened.complaints == []
