@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -29,13 +29,14 @@ from medseg.report.unusual import robust_z
 REPORT: Final = "report.html"
 LIMIT: Final = 60_000_000  # bytes of the page
 FIXED: Final = 4_000_000  # of the viewer, the style, the scripts
-MOST_PICTURES: Final = 24  # cases that are drawn, those to look at first: more would take longer than they tell
+MOST_PICTURES: Final = 24  # cases that are drawn, those to look at first
+MOST_SECONDS: Final = 90.0  # after which no more are drawn: a scan of 512 x 512 x 300 voxels takes about 4
 MONTAGE: Final = 120_000  # bytes of a picture
 ROW: Final = 900  # of a structure of a case
 PANEL: Final = 3_500  # of a case without its rows and pictures
 IN_TEXT: Final = 4 / 3  # base64
 NO_SCAN: Final = "its scan is not among those that were given last, so that there is no picture"
-NOT_DRAWN: Final = f"there are pictures of the {MOST_PICTURES} cases to look at first alone"
+NOT_DRAWN: Final = "there are pictures only of the cases to look at first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def write_inference_report(
     options: ReadOptions | None = None,
     limit: int = LIMIT,
     most_pictures: int = MOST_PICTURES,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event | Written]:
     """Write `report.html` into the folder `out` of these predictions; yields events.
 
@@ -69,7 +71,7 @@ def write_inference_report(
     Raises:
         ResourceError: the disk is full or the folder cannot be written to.
     """
-    began = time.monotonic()
+    began = clock()
     structures = _structures(predictions)
     cases = in_order(predictions.cases, structures, _parts(out, predictions))
     panels = _panels(cases, limit)
@@ -79,6 +81,9 @@ def write_inference_report(
     pictures: dict[str, Drawn] = {}
     yield Stage("report", len(wanted), f"pictures of {counted(len(wanted), 'case')} of {len(cases)}")
     for count, one in enumerate(wanted, 1):
+        if clock() - began > MOST_SECONDS:
+            yield Note(f"{count - 1} cases have pictures in the report: more would take too long")
+            break
         picture = _drawn(one.of, out, scans.get(one.of.case), names, options or ReadOptions())
         if isinstance(picture, str):
             yield Note(f"{one.of.case} has no pictures in the report: {picture}", warning=True)
@@ -87,7 +92,7 @@ def write_inference_report(
         yield Advanced(count, one.of.case)
     size = _write(out / REPORT, predictions, structures, cases, panels, pictures, limit)
     many = sum(bool(picture.montage) for picture in pictures.values())
-    yield Written(out / REPORT, size, len(cases), many, time.monotonic() - began)
+    yield Written(out / REPORT, size, len(cases), many, clock() - began)
 
 
 def _structures(predictions: Predictions) -> tuple[str, ...]:

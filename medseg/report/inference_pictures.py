@@ -110,11 +110,14 @@ def _layers(
     frame: Frame,
     unsure: Volume | None,
 ) -> Layers:
-    table = np.zeros(1 << 16, np.uint16)
-    table[list(structures)] = np.arange(1, len(structures) + 1)
+    shown = frame.take(labels.array)
+    if list(structures) != list(range(1, len(structures) + 1)):  # else it takes a while for nothing
+        table = np.zeros(1 << 16, np.uint16)
+        table[list(structures)] = np.arange(1, len(structures) + 1)
+        shown = table[shown]
     return Layers(
         in_bytes(frame.take(scan.array), window.shown),
-        table[frame.take(labels.array)],
+        shown,
         None,
         frame.spacing_mm,
         frame.first,

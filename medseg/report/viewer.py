@@ -11,7 +11,7 @@ import gzip
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -28,6 +28,7 @@ MOST_STRUCTURES: Final = 240  # with values of their own in the viewer
 
 Affine = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
+A = TypeVar("A", bound=np.generic)
 Side = Literal["reference", "prediction"]
 _VOLUMES: Final = ("scan", "reference", "prediction", "uncertainty")
 
@@ -123,9 +124,10 @@ def scene_of(
     packed: dict[str, bytes] = {}
     every = (1, 1, 1)
     for side, labels in sides.items():
-        array = table[frame.take(labels.array)]
+        array = frame.take(labels.array)
         every = _every(array.shape, MOST_LABEL_VOXELS)
-        packed[side] = _nifti(*_picked(array, frame.affine, every))
+        picked, affine = _picked(array, frame.affine, every)
+        packed[side] = _nifti(table[picked], affine)
     if scan is not None and window is not None:
         array = in_bytes(frame.take(scan.array), window.kept)
         packed["scan"] = _nifti(*_averaged(array, frame.affine, _every(array.shape, scan_voxels)))
@@ -164,7 +166,7 @@ def _every(shape: Sequence[int], most: int) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _picked(array: Bytes, affine: Affine, every: Sequence[int]) -> tuple[Bytes, Affine]:
+def _picked(array: npt.NDArray[A], affine: Affine, every: Sequence[int]) -> tuple[npt.NDArray[A], Affine]:
     """Every n-th voxel, that in the middle of its neighbours."""
     starts = [min((k - 1) // 2, n - 1) for k, n in zip(every, array.shape, strict=True)]
     made = affine.copy()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from dataclasses import replace
@@ -154,6 +155,15 @@ def test_few_cases_are_drawn_and_the_page_says_so(predicted):
     given, out, scans = predicted
     written, _, text = report(given, out, scans, most_pictures=2)
     assert written.pictures == 2
+    assert NOT_DRAWN[1:] in shown(text)
+
+
+def test_drawing_takes_no_longer_than_it_may(predicted):
+    given, out, scans = predicted
+    ticks = itertools.count(0, 30)
+    written, events, text = report(given, out, scans, clock=lambda: float(next(ticks)))
+    assert written.pictures == 3
+    assert Note("3 cases have pictures in the report: more would take too long") in events
     assert NOT_DRAWN[1:] in shown(text)
 
 
