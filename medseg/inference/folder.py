@@ -2,7 +2,7 @@
 
 OUT/<case>.nii.gz             labels; <case>.seg.dcm and others by the formats asked for
     cases/<case>.done.json    manifest of a finished case, written last; <case>.failed.json why one failed
-    predictions.json          rebuilt from the manifests
+    predictions.json          rebuilt from the manifests; report.html of them is written by `pipeline.steps`
     case_map.json             mode 0600: the only file that knows paths and real series ids
 
 On one device one process works: while a scan is computed the next is read and the one before is written.

@@ -8,6 +8,7 @@ RUN/folds/<configuration>/K/
     held_out/                the same labels, for what builds on cross-validation
     model.safetensors, model.json
 RUN/folds/<configuration>/crossvalidation/   scores of all folds' validation cases, once all folds are trained
+RUN/report.html   all of it on one page, written by `pipeline.steps` at the end of each fold
 """
 
 from __future__ import annotations
