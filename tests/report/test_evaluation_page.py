@@ -130,13 +130,12 @@ def test_in_a_browser_tables_sort_and_cases_are_chosen(evaluated, tmp_path, brow
     page.get_by_label("Name contains").fill("SHIFT")
     assert names() == ["shifted"]
     page.get_by_role("link", name="shifted").last.click()
+    page.locator(".case.open h3", has_text="shifted").wait_for()
     opened.settled()
-    assert page.locator(".case.open h3").inner_text() == "shifted"
     first = opened.canvas()
     page.get_by_label("Name contains").fill("")
     page.get_by_role("button", name="Next case").locator("visible=true").click()
-    page.wait_for_timeout(300)
-    assert page.locator(".case.open h3").inner_text() != "shifted"
+    page.locator(".case.open h3", has_not_text="shifted").wait_for()
     opened.settled()
     assert opened.canvas() != first
     assert opened.complaints == []

@@ -90,6 +90,7 @@
   // ---- one case -----------------------------------------------------------------------------------------------
   const panels = all("article.case");
   let open = null;
+  let seen = null;
   function step(by) {
     const ids = rowsShown().map((row) => row.dataset.case).filter((id) => document.getElementById(id));
     const at = ids.indexOf(open.id);
@@ -131,10 +132,9 @@
     const host = viewerOf(panel);
     if (!host || !window.medseg || !host.hidden) return;
     host.hidden = false;
-    const seen = new IntersectionObserver((entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
+    seen = new IntersectionObserver((entries) => {
+      if (open !== panel || !entries.some((entry) => entry.isIntersecting)) return;
       seen.disconnect(); // drawn when it comes into sight: a report is often read without
-      if (open !== panel) return;
       window.medseg.open(host, JSON.parse(document.getElementById(host.dataset.scene).textContent));
     });
     seen.observe(host);
@@ -142,6 +142,7 @@
   function close(panel) {
     const host = viewerOf(panel);
     if (!host || host.hidden) return;
+    seen?.disconnect();
     window.medseg.close(host);
     host.hidden = true;
   }

@@ -78,7 +78,10 @@
     host.medsegView = view;
     view.start().catch((error) => view.fail(`The viewer could not be started (${error.message}).`));
   };
-  medseg.close = (host) => views.get(host)?.end();
+  medseg.close = (host) => {
+    views.get(host)?.end();
+    views.delete(host);
+  };
 
   class View {
     constructor(host, scene) {
@@ -101,6 +104,7 @@
         return;
       }
       this.host.dataset.state = "loading";
+      this.host.append(el("p", { class: "problem" }, "Loading the pictures \u2026"));
       const { scene } = this;
       this.labels = {};
       for (const side of ["reference", "prediction"]) {
@@ -165,6 +169,7 @@
     // ---- controls ---------------------------------------------------------------------------------------------
     build() {
       const { scene } = this;
+      this.host.replaceChildren();
       const both = scene.reference && scene.prediction;
       const layouts = [[THREE, "Three planes"], [AXIAL, "Axial"], [CORONAL, "Coronal"], [SAGITTAL, "Sagittal"], [SURFACE, "3D"]];
       const flat = this.shape.indexOf(1) >= 0;
