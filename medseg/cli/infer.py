@@ -97,13 +97,17 @@ def command(
             show_default=False,
         ),
     ] = "0/1",
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Do not write report.html, the page to check the results with.")
+    ] = False,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
     """Segment scans with all finished folds; labels on each scan's own grid. Finished cases are skipped.
 
     RUN is a run folder or a model file. The table tells volumes, the Dice to expect and what to look at first;
-    `statistics.csv` holds measurements of every structure with their intervals. Says before it starts how long it will
+    `statistics.csv` holds measurements of every structure with their intervals, `report.html` pictures of the cases to
+    look at first; it opens in any browser, without a network. Says before it starts how long it will
     take and how much memory and disk. Interrupt it at any time and give the same command again: it goes on. A scan that
     cannot be read is set aside, the others are done.
 
@@ -135,6 +139,7 @@ def command(
             min_volume=min_volume or (),
             largest=largest or (),
             fill=fill or (),
+            report=not no_report,
         )
     )
     if json:

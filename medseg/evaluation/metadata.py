@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.errors import InputError, explained
-from medseg.evaluation.pairing import case_name
+from medseg.evaluation.case_name import case_name
 
 NOT_GIVEN = "(not given)"
 MOST_VALUES = 6  # numbers of a column that are groups of their own; more are put together by quartiles

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medseg.errors import InputError, MedsegError, explained
+from medseg.evaluation.case_name import case_name
 from medseg.imaging.label_files import LabelKind, label_kind, label_references
 from medseg.imaging.naming import dicom_name
 
-SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".seg", ".labelmap", ".rtstruct")  # stripped in this order
 _DICOM = ("seg", "rtstruct")
 _HASHED = re.compile(r"(case|seg|rtstruct)-[0-9a-f]{8}")
 
@@ -117,14 +117,6 @@ def _without_maps(found: Sequence[_Found], made: Collection[str]) -> list[_Found
     """All but what medseg writes of a case beside its labels: `<case>.probabilities.nii.gz` and the like."""
     begins = tuple(f"{case}." for case in made)
     return [one for one in found if one.name in made or not one.name.startswith(begins)]
-
-
-def case_name(file_name: str) -> str:
-    """The name of a file of labels without its extension and `_0000`."""
-    stem = file_name
-    for suffix in SUFFIXES:
-        stem = stem.removesuffix(suffix)
-    return stem.removesuffix("_0000") or stem
 
 
 def _pair(reference: _Found, prediction: _Found | None) -> Pair:

@@ -2,7 +2,7 @@
 
 OUT/<case>.nii.gz             labels; <case>.seg.dcm and others by the formats asked for
     cases/<case>.done.json    manifest of a finished case, written last; <case>.failed.json why one failed
-    predictions.json          rebuilt from the manifests
+    predictions.json          rebuilt from the manifests; report.html of them is written by `pipeline.steps`
     case_map.json             mode 0600: the only file that knows paths and real series ids
 
 On one device one process works: while a scan is computed the next is read and the one before is written.
@@ -46,12 +46,22 @@ __all__ = ["Asked", "Inferred", "Part", "infer_folder"]
 
 @dataclass(frozen=True)
 class Inferred:
-    """The end of inference: what is written where, and what failed of the scans (or the part of them) given."""
+    """The end of inference: what is written where, and what failed of the scans (or the part of them) given.
+
+    scans: all that were found, in all parts; files that lay in zip files are there until the generator goes on.
+    """
 
     out: Path
     predictions: Predictions
     skipped: int
     failed: dict[str, str]
+    scans: tuple[Scan, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no scan is left for another part that still works on the folder."""
+        ended = {one.case for one in self.predictions.cases} | {one.case for one in self.predictions.failed}
+        return ended >= {scan.name for scan in self.scans}
 
 
 def infer_folder(
@@ -168,7 +178,7 @@ def _inferred(found: Found, work: Work) -> Iterator[Event | Inferred]:
     if others:
         yield Note(f"{others} case(s) in {out} were predicted by another model and are not listed", warning=True)
     failed = by_name((one.case, one.reason) for one in (*left, *outcome.failed))
-    yield Inferred(out, predictions, outcome.skipped, failed)
+    yield Inferred(out, predictions, outcome.skipped, failed, found.scans)
 
 
 def _worked(todo: Sequence[Scan], work: Work, expected: Expected, outcome: _Outcome) -> Iterator[Event]:

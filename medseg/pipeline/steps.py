@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from medseg.errors import InputError
+from medseg.errors import InputError, MedsegError
 from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.imaging.source import ReadOptions
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from medseg.inference.folder import Inferred
     from medseg.inference.nnunet.importing import Imported
     from medseg.planning.dataset import Planned
+    from medseg.training.fold import FoldTrained
     from medseg.training.run import Trained
     from medseg.training.select import Selected
 
@@ -198,7 +200,33 @@ def train(
         yield Note(told)
     wanted = ["0" if fold is None else fold] if folds is None else [str(k) for k in range(folds)]
     how = training.How(deterministic, init, tensorboard, draw_curves)
-    yield from training.train(run, wanted, allowed, where, started=began, configuration=other, how=how, gpus=gpus or 1)
+    events = training.train(run, wanted, allowed, where, started=began, configuration=other, how=how, gpus=gpus or 1)
+    yield from _with_reports(events, run, other)
+
+
+def _with_reports(
+    events: Iterator[Event | FoldTrained | Trained], run: Path, configuration: Name | None
+) -> Iterator[Event | Trained]:
+    """The events of a training, and at the end of each fold the page of the run, written anew."""
+    from medseg.training.fold import FoldTrained
+
+    warnings: list[str] = []
+    for event in events:
+        if isinstance(event, Note) and event.warning:
+            warnings.append(event.text)
+        if isinstance(event, FoldTrained):
+            yield from _training_report(run, configuration, warnings)
+            continue
+        if not isinstance(event, Event):
+            yield from _training_report(run, configuration, warnings)
+        yield event
+
+
+def _training_report(run: Path, configuration: Name | None, warnings: Sequence[str]) -> Iterator[Event]:
+    """Write the page of a run from what stands there by now; its models are saved."""
+    from medseg.report.training_page import write_training_report
+
+    yield from _reported(write_training_report(run, configuration, warnings))
 
 
 def select(run: Path, device: str = "auto") -> Iterator[Event | Selected]:
@@ -229,18 +257,20 @@ def infer(
     min_volume: Sequence[str] = (),
     largest: Sequence[str] = (),
     fill: Sequence[str] = (),
+    report: bool = True,
 ) -> Iterator[Event | Inferred]:
     """Predict every scan under `scans` with the model `run`; results in `formats`.
 
     overwrite: cases that are done already are done again. part: `I/N`, of N parts that share `out`. quality: `fast`,
     `standard` or `max`. structures: all others are left out; none means that all are kept. split: NIfTI has a file a
     structure. instances: structures whose separate parts are numbered. min_volume, largest, fill:
-    post-processing in place of what training chose, as `inference.overrides` reads it.
+    post-processing in place of what training chose, as `inference.overrides` reads it. report: whether `report.html` is
+    written once all parts are done.
     """
     from medseg.compute import choose_device
     from medseg.imaging.writing.codes import read_codes
     from medseg.inference.asked import Asked, part_from, quality_from
-    from medseg.inference.folder import infer_folder
+    from medseg.inference.folder import Inferred, infer_folder
 
     asked = Asked(
         formats=tuple(formats),
@@ -259,7 +289,34 @@ def infer(
         largest=tuple(largest),
         fill=tuple(fill),
     )
-    yield from infer_folder(run, scans, out, choose_device(device), asked)
+    for event in infer_folder(run, scans, out, choose_device(device), asked):
+        if report and isinstance(event, Inferred):
+            yield from _inference_report(event, asked.options)
+        yield event
+
+
+def _inference_report(inferred: Inferred, options: ReadOptions) -> Iterator[Event]:
+    """Write the page of a folder, by whichever part of it ends last."""
+    from medseg.report.inference_page import write_inference_report
+
+    if not inferred.is_whole:
+        yield Note("report.html is written when all other parts are done")
+        return
+    scans = {scan.name: scan for scan in inferred.scans}
+    yield from _reported(write_inference_report(inferred.out, inferred.predictions, scans, options))
+
+
+def _reported(report: Iterator[Any]) -> Iterator[Event]:
+    """The events of writing a report; where it fails, what it is about is done all the same, and a line says why."""
+    try:
+        for event in report:
+            yield event if isinstance(event, Event) else Note(f"report: {event.said()}")
+    except MedsegError as error:
+        yield Note(f"report.html was not written: {error}", warning=True)
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} in {Path(at.filename).name}, line {at.lineno}"
+        yield Note(f"[UNEXPECTED] report.html was not written: {where}: please report it", warning=True)
 
 
 def export(

@@ -60,6 +60,19 @@ class Undo(Record):
         x, y, z = (stop - start for start, stop in self.box)
         return x, y, z
 
+    @property
+    def prepared_grid(self) -> Grid:
+        """Where the network's voxels lie; their whole extent is that of the crop."""
+        affine = np.array(self.affine)
+        made = affine.copy()
+        for k, (stored, flip) in enumerate(zip(self.turn.order, self.turn.flip, strict=True)):
+            step = -affine[:3, stored] if flip else affine[:3, stored]
+            ratio = self.cropped_shape[k] / self.prepared_shape[k]
+            first = self.shape[stored] - 1 if flip else 0
+            made[:3, 3] += first * affine[:3, stored] + (self.box[k][0] + (ratio - 1) / 2) * step
+            made[:3, k] = ratio * step
+        return Grid(self.prepared_shape, made)
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:

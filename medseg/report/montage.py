@@ -24,8 +24,23 @@ GREYS: Final = 40
 TILE: Final = 210  # pixels of the longer side
 SMALLEST: Final = 90
 BLUE, ORANGE, PURPLE = (86, 180, 233), (230, 159, 0), (204, 121, 167)
+STRUCTURES: Final = (  # as in viewer.js and page.css
+    BLUE,
+    ORANGE,
+    (0, 158, 115),
+    (240, 228, 66),
+    PURPLE,
+    (213, 94, 0),
+    (0, 114, 178),
+    (153, 221, 255),
+    (170, 170, 0),
+    (238, 136, 102),
+    (187, 204, 51),
+    (170, 68, 153),
+)
 TINT: Final = 0.5
-_LINES = 4 * GREYS  # first index after the greys: reference, prediction, both
+_LINES = 4 * GREYS  # first index after the greys: reference, prediction, both, structures
+_FIRST_STRUCTURE = _LINES + 3
 _PLANES: Final[dict[Plane, tuple[int, int, int]]] = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}
 _MARKS: Final[dict[Plane, tuple[str, str]]] = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
 
@@ -34,7 +49,8 @@ _MARKS: Final[dict[Plane, tuple[str, str]]] = {"axial": ("R", "L"), "coronal": (
 class Layers:
     """A case with axes near to R, A, S: greys 0 to 255, and values of both maps, all (X, Y, Z); spacing in mm.
 
-    first, of: the number of the first slice along each axis in the whole scan, and how many it has.
+    first, of: the number of the first slice along each axis in the whole scan, and how many it has. prediction: None
+    where there is one map alone; its structures 1, 2, ... are then told apart by colour. unsure: what is tinted.
     """
 
     greys: Bytes
@@ -43,6 +59,7 @@ class Layers:
     spacing_mm: tuple[float, float, float]
     first: tuple[int, int, int]
     of: tuple[int, int, int]
+    unsure: Bools | None = None
 
 
 def montage(layers: Layers, focus: tuple[int, int, int] | None, most_bytes: int) -> tuple[bytes, tuple[int, int]]:
@@ -125,9 +142,13 @@ def _tile(layers: Layers, plane: Plane, at: int, size: int) -> Image.Image:
     index[(r != p) & (p == 0)] += GREYS
     index[(r != p) & (r == 0)] += 2 * GREYS
     index[(r != p) & (r > 0) & (p > 0)] += 3 * GREYS
+    if layers.unsure is not None:
+        index[_enlarged(_flat(layers.unsure.view(np.uint8), axis, at), shape) > 0] += 3 * GREYS
     lines_r, lines_p = _outline(r), _outline(p)
-    index[lines_r] = _LINES
-    if layers.prediction is not None:
+    if layers.prediction is None:
+        index[lines_r] = _FIRST_STRUCTURE + (r[lines_r] - 1) % len(STRUCTURES)
+    else:
+        index[lines_r] = _LINES
         index[lines_p] = _LINES + 1
         index[lines_r & lines_p] = _LINES + 2
     _write(index, plane, f"{plane} {layers.first[axis] + at + 1}/{layers.of[axis]}")
@@ -189,7 +210,7 @@ def _palette() -> list[int]:
     colours = [(grey, grey, grey) for grey in greys]
     for tint in (BLUE, ORANGE, PURPLE):
         colours += [_mixed(grey, tint) for grey in greys]
-    colours += [BLUE, ORANGE, (255, 255, 255)]
+    colours += [BLUE, ORANGE, (255, 255, 255), *STRUCTURES]
     return [part for colour in colours for part in colour]
 
 

@@ -71,13 +71,17 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A whole page. data: values for its scripts, by the id of their element. provenance: terms at its foot."""
+    """A whole page. data: values for its scripts, by the id of their element. provenance: terms at its foot.
+
+    scripts: files of `assets/` that it needs besides those of every page.
+    """
 
     title: str
     subtitle: str
     sections: tuple[Section, ...]
     provenance: tuple[tuple[str, str], ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    scripts: tuple[str, ...] = ()
 
 
 def render(page: Page, now: datetime | None = None) -> str:
@@ -87,7 +91,7 @@ def render(page: Page, now: datetime | None = None) -> str:
         MedsegError: the viewer in this installation is not the file that was released.
     """
     viewer = any(panel.scene for section in page.sections for panel in section.panels)
-    scripts = [asset(name) for name in (*(_VIEWER_SCRIPTS if viewer else ()), *_SCRIPTS)]
+    scripts = [asset(name) for name in (*(_VIEWER_SCRIPTS if viewer else ()), *_SCRIPTS, *page.scripts)]
     style = asset("page.css")
     return (
         environment()

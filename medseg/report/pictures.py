@@ -84,6 +84,19 @@ def picture_of(task: Task, asked: Asked) -> Picture:
     """
     reference, prediction = drawn_pair(task.pair, asked.known, asked.prefer, asked.resample)
     scan, note = _scan(task.scan, reference.grid, asked.prefer)
+    return pictured(task.pair.case, reference, prediction, scan, note, asked, task.with_viewer)
+
+
+def pictured(
+    case: str,
+    reference: LabelMap,
+    prediction: LabelMap,
+    scan: Volume | None,
+    note: str,
+    asked: Asked,
+    with_viewer: bool = True,
+) -> Picture:
+    """Draw one case of two label maps and, where there is one, its scan, all on one grid; `note` as in `Picture`."""
     frame = frame_of([reference.array, prediction.array], reference.grid)
     window = window_of(scan, frame, reference.array) if scan is not None else None
     names = {**prediction.names, **reference.names}
@@ -99,13 +112,13 @@ def picture_of(task: Task, asked: Asked) -> Picture:
         return scene_of(sides, structures, scan, window, places, tolerance, voxels, frame)
 
     return Picture(
-        task.pair.case,
+        case,
         raw,
         size,
         found,
         places,
         window.said() if window else "",
-        scene(REPORT_VOXELS) if task.with_viewer else None,
+        scene(REPORT_VOXELS) if with_viewer else None,
         scene(CASE_PAGE_VOXELS) if asked.own_pages else None,
         note,
     )
@@ -182,7 +195,8 @@ def window_of(scan: Volume, frame: Frame, labels: npt.NDArray[Any]) -> Window:
     """A window by what is labelled, or by all that is shown: of CT one of the usual ones, of others by share."""
     shown = frame.take(scan.array)
     held = shown[frame.take(labels) > 0]
-    sample = shown.ravel()[:: max(1, shown.size // _SAMPLE)]
+    every = max(1, round((shown.size / _SAMPLE) ** (1 / 3)))
+    sample = shown[::every, ::every, ::every]
     low, high = (float(value) for value in np.quantile(sample, (0.005, 0.998)))
     if scan.array.min() <= AIR_HU:
         middle = float(np.median(held if held.size else sample))

@@ -11,7 +11,7 @@ import gzip
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +28,9 @@ MOST_STRUCTURES: Final = 240  # with values of their own in the viewer
 
 Affine = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
+A = TypeVar("A", bound=np.generic)
 Side = Literal["reference", "prediction"]
+_VOLUMES: Final = ("scan", "reference", "prediction", "uncertainty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,9 @@ class Place:
 class Scene:
     """What the viewer of one case shows. Values of the labels are 1, 2, ... in the order of `structures`.
 
-    scan, reference, prediction: packed NIfTI files, empty where there is none. first, of: the number of the first
-    slice along each axis, and how many the whole scan has; every: how many of its voxels each voxel of the labels is.
+    scan, reference, prediction, uncertainty (0 to 255): packed NIfTI files, empty where there is none. first, of: the
+    number of the first slice along each axis, and how many the whole scan has; every: how many of its voxels each voxel
+    of the labels is.
     """
 
     structures: tuple[str, ...]
@@ -72,6 +75,7 @@ class Scene:
     first: tuple[int, ...] = (0, 0, 0)
     of: tuple[int, ...] = (0, 0, 0)
     every: tuple[int, ...] = (1, 1, 1)
+    uncertainty: bytes = b""
 
     def as_json(self) -> str:
         """As the scripts of a page read it, safe within a script element."""
@@ -79,7 +83,7 @@ class Scene:
         return data_block(
             {
                 "structures": [{"value": n, "name": name} for n, name in enumerate(self.structures, 1)],
-                **{side: _text(getattr(self, side)) for side in ("scan", "reference", "prediction")},
+                **{side: _text(getattr(self, side)) for side in _VOLUMES},
                 "range": window.kept,
                 "window": window.shown,
                 "unit": window.unit,
@@ -105,11 +109,12 @@ def scene_of(
     tolerance_mm: float = 1.0,
     scan_voxels: int = REPORT_VOXELS,
     frame: Frame | None = None,
+    uncertainty: Volume | None = None,
 ) -> Scene:
     """A scene of label maps on one grid and, where there is one, the scan on the same grid.
 
     structures: the values that are shown and their names, the most important first; those beyond `MOST_STRUCTURES` are
-    left out. scan_voxels: at most so many of the scan.
+    left out. scan_voxels: at most so many of the scan. uncertainty: 0 to 1, on the same grid.
     """
     shown = dict(list(structures.items())[:MOST_STRUCTURES])
     maps = list(sides.values())
@@ -119,12 +124,16 @@ def scene_of(
     packed: dict[str, bytes] = {}
     every = (1, 1, 1)
     for side, labels in sides.items():
-        array = table[frame.take(labels.array)]
+        array = frame.take(labels.array)
         every = _every(array.shape, MOST_LABEL_VOXELS)
-        packed[side] = _nifti(*_picked(array, frame.affine, every))
+        picked, affine = _picked(array, frame.affine, every)
+        packed[side] = _nifti(table[picked], affine)
     if scan is not None and window is not None:
         array = in_bytes(frame.take(scan.array), window.kept)
         packed["scan"] = _nifti(*_averaged(array, frame.affine, _every(array.shape, scan_voxels)))
+    if uncertainty is not None:
+        array = in_bytes(frame.take(uncertainty.array), (0.0, 1.0))
+        packed["uncertainty"] = _nifti(*_averaged(array, frame.affine, _every(array.shape, scan_voxels)))
     return Scene(
         tuple(shown.values()),
         window=window,
@@ -157,7 +166,7 @@ def _every(shape: Sequence[int], most: int) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _picked(array: Bytes, affine: Affine, every: Sequence[int]) -> tuple[Bytes, Affine]:
+def _picked(array: npt.NDArray[A], affine: Affine, every: Sequence[int]) -> tuple[npt.NDArray[A], Affine]:
     """Every n-th voxel, that in the middle of its neighbours."""
     starts = [min((k - 1) // 2, n - 1) for k, n in zip(every, array.shape, strict=True)]
     made = affine.copy()

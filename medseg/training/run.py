@@ -8,6 +8,7 @@ RUN/folds/<configuration>/K/
     held_out/                the same labels, for what builds on cross-validation
     model.safetensors, model.json
 RUN/folds/<configuration>/crossvalidation/   scores of all folds' validation cases, once all folds are trained
+RUN/report.html   all of it on one page, written by `pipeline.steps` at the end of each fold
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from medseg.compute import keep_freed_memory
 from medseg.errors import InputError, RunError
 from medseg.evaluation.records import Scores
-from medseg.events import Event, Note
+from medseg.events import Advanced, Event, Note
 from medseg.files import read_record
 from medseg.inference.model import ModelCard, run_plan
 from medseg.inference.trust.kept import is_learned, write_trust
@@ -32,7 +33,7 @@ from medseg.planning.explain import counted
 from medseg.planning.plan import Budget, Name, Plan
 from medseg.training.crossvalidation import cases_of, cross_validate, uneven, use_folds
 from medseg.training.fold import FoldTrained, train_fold
-from medseg.training.job import FoldJob, How, check_amount, queue_of
+from medseg.training.job import FoldJob, How, Queue, check_amount, queue_of
 from medseg.training.launch import on_ranks, side_by_side
 from medseg.training.learning.distributed import check_batch
 from medseg.training.stopping import interruptible, terminable
@@ -63,8 +64,9 @@ def train(
     configuration: Name | None = None,
     how: How = How(),  # noqa: B008 - frozen
     gpus: int = 1,
-) -> Iterator[Event | Trained]:
+) -> Iterator[Event | FoldTrained | Trained]:
     """Train `folds` (numbers as text, or "all") of `run` one after another; finished ones are kept, begun ones go on.
+    The end of each but the last is told as it comes.
 
     The budget is the wall time of the whole command from `started` on, shared evenly by the folds; without one the
     plan's holds. Finished folds count with their share, begun ones with the time that they had. configuration: another
@@ -101,11 +103,9 @@ def train(
             yield Note(f"{len(jobs)} of {gpus} GPUs are used, one for each fold")
         queues = [queue_of(some, budget, began, rounds) for k in range(side) if (some := left[k::side])]
         with interruptible():
-            yield from side_by_side(queues, failed)
+            yield from _with_ends(side_by_side(queues, failed), left)
     else:
-        queue = queue_of(left, budget, began, rounds)
-        for k in range(len(left)):
-            yield from _one(queue.begun(k), gpus)
+        yield from _in_turn(queue_of(left, budget, began, rounds), gpus)
     scores = cross_validate(run, plan.chosen) if len(jobs) > 1 and not failed else None
     if scores is not None and (different := uneven(job.folder for job in jobs)):
         yield Note(f"the folds were trained very differently: {different}", warning=True)
@@ -185,6 +185,14 @@ def _check(job: FoldJob, budget: Budget, rounds: int) -> None:
         raise RunError(what, job.folder, "put it back, or delete the folder to train it anew")
 
 
+def _in_turn(queue: Queue, gpus: int) -> Iterator[Event | FoldTrained]:
+    """Train folds one after another, and tell the end of each but the last."""
+    for k, job in enumerate(queue.jobs, 1):
+        yield from _one(queue.begun(k - 1), gpus)
+        if k < len(queue.jobs):
+            yield _finished(job)
+
+
 def _one(job: FoldJob, gpus: int) -> Iterator[Event]:
     """Train one fold, here or on several GPUs."""
     if gpus > 1:
@@ -196,6 +204,17 @@ def _one(job: FoldJob, gpus: int) -> Iterator[Event]:
         for event in train_fold(replace(job, asked_to_end=asked)):
             if not isinstance(event, FoldTrained):
                 yield event
+
+
+def _with_ends(events: Iterator[Event], jobs: Sequence[FoldJob]) -> Iterator[Event | FoldTrained]:
+    """What is told of folds side by side, and the end of each but the last."""
+    left = list(jobs)
+    for event in events:
+        yield event
+        for job in [job for job in left if isinstance(event, Advanced) and job.is_trained]:
+            left.remove(job)
+            if left:
+                yield _finished(job)
 
 
 def _finished(job: FoldJob) -> FoldTrained:

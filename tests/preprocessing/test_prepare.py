@@ -372,3 +372,28 @@ def test_a_label_map_of_another_shape_is_refused():
     undo = prepare([Volume(np.ones((4, 4, 4), np.float32), Grid((4, 4, 4), np.eye(4)))], AS_STORED).undo
     with pytest.raises(GeometryError, match="shape"):
         prepare_labels(LabelMap(np.zeros((4, 4, 5), np.uint8), Grid((4, 4, 5), np.eye(4)), {}), undo, (1,))
+
+
+@pytest.mark.parametrize("stored", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1), (-1, -1, 1)])
+def test_the_prepared_grid_lies_where_the_scan_does(stored: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    """The mean of a blob stays at its place, whatever was turned, cropped and resampled."""
+    affine = np.zeros((4, 4))
+    for voxel_axis, (world, sign, mm) in enumerate(zip(stored, signs, (0.9, 1.4, 2.0), strict=True)):
+        affine[world, voxel_axis] = sign * mm
+    affine[:, 3] = (12.0, -30.0, 55.0, 1.0)
+    grid = Grid((40, 34, 26), affine)
+    at = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
+    array = np.exp(-((at - (25, 14, 15)) ** 2).sum(axis=-1) / 18.0).astype(np.float32)
+    array[array < 1e-4] = 0.0  # so that there is something to crop
+    how = Normalisation(kind="ct", lower=-1e6, upper=1e6)
+    made = PreprocessingSettings(spacing_mm=(1.2, 1.0, 1.7), channels=(how,))
+    prepared = prepare([Volume(array, grid)], made)
+    image, found = prepared.image_CXYZ[0].astype(np.float64), prepared.undo.prepared_grid
+    assert found.shape == image.shape != grid.shape
+    assert found.spacing_mm == pytest.approx(prepared.spacing_mm)
+    weight = image - image.min()
+    index = np.array([(weight * n).sum() / weight.sum() for n in np.indices(image.shape)])
+    assert found.affine[:3, :3] @ index + found.affine[:3, 3] == pytest.approx(
+        affine[:3, :3] @ (25, 14, 15) + affine[:3, 3], abs=0.05
+    )

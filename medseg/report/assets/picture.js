@@ -12,6 +12,7 @@
   medseg.LINE_BOTH = 6;
   medseg.FIRST_STRUCTURE = 7;
   const MOST_STRUCTURES = 240;
+  medseg.UNSURE_STEPS = 8;
 
   medseg.structureValue = (value) => medseg.FIRST_STRUCTURE + ((value - 1) % MOST_STRUCTURES);
 
@@ -126,11 +127,19 @@
     return out;
   };
 
+  // Steps of uncertainty on the fine grid; the first eighth, which is everywhere, is left out.
+  medseg.unsure = (shape, affine, uncertainty) => {
+    const out = medseg.scanOn(shape, affine, uncertainty);
+    for (let i = 0; i < out.length; i++) out[i] = Math.floor((out[i] * medseg.UNSURE_STEPS) / 256);
+    return out;
+  };
+
   // The outlines on the fine grid: one part of a voxel thick, on the inner side of each structure.
   medseg.outlined = (labels, cut, lines, wanted) => {
     const [nx, ny, nz] = (labels.reference || labels.prediction).shape;
     const fine = [nx, ny, nz].map((n, k) => n * cut[k]);
     const out = new Uint8Array(fine[0] * fine[1] * fine[2]);
+    const both = labels.reference && labels.prediction; // of one map alone structures are told apart by colour
     const mark = (side, line) => {
       if (!side || !lines.includes(line)) return;
       const own = side.values;
@@ -145,7 +154,7 @@
                 const [u, v, w] = [x + (axis === 0 && by), y + (axis === 1 && by), z + (axis === 2 && by)];
                 const within = u >= 0 && v >= 0 && w >= 0 && u < nx && v < ny && w < nz;
                 if (within && own[u + nx * (v + ny * w)] === value) continue;
-                face(out, fine, cut, [x, y, z], axis, by, line);
+                face(out, fine, cut, [x, y, z], axis, by, both ? line : medseg.structureValue(value));
               }
             }
           }

@@ -11,6 +11,9 @@
     BLUE, ORANGE, [0, 158, 115], [240, 228, 66], [204, 121, 167], [213, 94, 0], [0, 114, 178],
     [153, 221, 255], [170, 170, 0], [238, 136, 102], [187, 204, 51], [170, 68, 153],
   ];
+  const UNSURE = [ // from hardly to wholly, light on dark: told apart without colours too
+    [75, 3, 161], [100, 3, 165], [125, 3, 168], [168, 34, 150], [203, 70, 121], [229, 107, 93], [248, 148, 65], [253, 225, 80],
+  ];
   const views = new WeakMap();
 
   const el = (tag, set = {}, ...children) => {
@@ -83,7 +86,7 @@
   class View {
     constructor(host, scene) {
       Object.assign(this, { host, scene, plane: AXIAL, layout: THREE, structure: 0, opacity: 0.45, ended: false });
-      this.fill = scene.reference && scene.prediction ? "disagreement" : scene.prediction ? "prediction" : "reference";
+      this.fill = scene.reference && scene.prediction ? "disagreement" : "none";
       this.lines = [medseg.LINE_REFERENCE, medseg.LINE_PREDICTION];
       this.surfaceOf = scene.reference ? "reference" : "prediction";
       host.replaceChildren();
@@ -107,6 +110,7 @@
       for (const side of ["reference", "prediction"]) {
         if (scene[side]) this.labels[side] = await loaded(scene[side], `${side}.nii.gz`);
       }
+      this.uncertainty = scene.uncertainty ? await loaded(scene.uncertainty, "uncertainty.nii.gz") : null;
       const scan = scene.scan ? await loaded(scene.scan, "scan.nii.gz") : null;
       if (this.ended) return;
       const grid = this.labels.reference || this.labels.prediction;
@@ -173,9 +177,10 @@
       if (flat) this.layout = this.plane = shown[0][0];
       this.layouts = choice("View", shown, this.layout, (value) => this.setLayout(value));
       const fills = both ? [["disagreement", "Disagreement"], ["reference", "Reference"], ["prediction", "Prediction"], ["none", "None"]]
-        : [[this.fill, "Structures"], ["none", "None"]];
+        : [[this.surfaceOf, "Structures"], ...(scene.uncertainty ? [["uncertainty", "Uncertainty"]] : []), ["none", "None"]];
       this.fills = choice("Filled", fills, this.fill, (value) => {
         this.fill = value;
+        this.unsureScale.hidden = value !== "uncertainty";
         this.repaint();
       });
       const bar = el("div", { class: "bar" }, this.layouts.field, this.fills.field);
@@ -293,12 +298,17 @@
           el("li", {}, el("span", { class: "key same" }), "both lines together"),
           swatch("other", "two different structures"),
         );
+      } else {
+        this.scene.structures.slice(0, COLOURS.length).forEach(({ name }, n) => legend.append(swatch(`k${n}`, name)));
+        const more = this.scene.structures.length - COLOURS.length;
+        if (more > 0) legend.append(el("li", {}, `${more} more, in the same colours again`));
       }
+      this.unsureScale = el("div", { class: "scale unsure", hidden: true }, el("span", {}, "hardly unsure"), el("i", {}), el("span", {}, "not decided"));
       this.legend = legend;
       this.scale = el("div", { class: "scale", hidden: true }, el("span", {}), el("i", {}), el("span", {}));
       this.help = el("p", {}, "R marks the patient's right, on the left of the picture (radiological convention). Click the picture, then scroll with the wheel "
         + "or the arrow keys; drag moves the crosshair. Tab reaches every control.");
-      return el("div", { class: "under" }, this.told, legend, this.scale, this.help);
+      return el("div", { class: "under" }, this.told, legend, this.unsureScale, this.scale, this.help);
     }
 
     // ---- keys and wheel ---------------------------------------------------------------------------------------
@@ -403,6 +413,7 @@
     }
 
     filled() {
+      if (this.fill === "uncertainty") return medseg.unsure(this.fine, this.fineAffine, this.uncertainty);
       return medseg.filled(this.labels, this.cut, this.fill, this.wanted());
     }
 
@@ -411,6 +422,7 @@
     }
 
     repaint() {
+      this.cover.setColormapLabel(this.fill === "uncertainty" ? coloured(UNSURE) : this.table());
       this.cover.img = this.filled();
       this.outline.img = this.outlined();
       this.nv.updateGLVolume();
@@ -425,8 +437,7 @@
       for (const { value } of this.scene.structures) {
         rows[medseg.structureValue(value)] = COLOURS[(value - 1) % COLOURS.length];
       }
-      const [R, G, B] = [0, 1, 2].map((k) => rows.map((row) => row[k]));
-      return { R, G, B, A: rows.map((_, n) => (n ? 255 : 0)), I: rows.map((_, n) => n) };
+      return coloured(rows);
     }
 
     // However fast a slider moves, one drawing at a time.
@@ -529,6 +540,12 @@
       mesh.meshShaderIndex = this.solid.meshShaderNameToNumber("Matte") ?? 0;
       return mesh;
     }
+  }
+
+  // A table of colours for values 0, 1, ..., of which the first is not shown.
+  function coloured(rows) {
+    const [R, G, B] = [0, 1, 2].map((k) => rows.map((row) => row[k]));
+    return { R, G, B, A: rows.map((_, n) => (n ? 255 : 0)), I: rows.map((_, n) => n) };
   }
 
   // From blue (the prediction falls short) over grey to orange (it reaches beyond); as the scale in page.css.
