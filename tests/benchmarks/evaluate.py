@@ -195,9 +195,9 @@ def by_simpleitk(r: Labels, p: Labels) -> dict[str, float]:
         images.append(sitk.ConstantPad(image, (1, 1, 1), (1, 1, 1), 0))
     for value in range(1, int(r.max()) + 1):
         masks = [image == value for image in images]
-        contours = [sitk.GetArrayViewFromImage(sitk.LabelContour(mask)).astype(bool) for mask in masks]
+        contours = [sitk.GetArrayFromImage(sitk.LabelContour(mask)).astype(bool) for mask in masks]
         distances = [
-            np.abs(sitk.GetArrayViewFromImage(sitk.SignedMaurerDistanceMap(mask, False, False, True))) for mask in masks
+            np.abs(sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(mask, False, False, True))) for mask in masks
         ]
         x, y = distances[1][contours[0]], distances[0][contours[1]]
         np.percentile(x, [95, 100])
