@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from medseg.evaluation.cohort import summarise
 from medseg.evaluation.records import Scores
 from medseg.files import R, read_record
 from medseg.inference.card import ModelCard, fold_order
@@ -63,14 +64,22 @@ def run_seen(run: Path, configuration: Name | None = None) -> RunSeen:
     finished = [fold for fold in folds if fold.scores]
     splits = _held(run / "splits.json", Splits)
     of = len(splits.folds) if splits else len(folds)
-    joint = _held(folder / _CROSS / "scores.json", Scores) if len(finished) > 1 else None
+    joint = _scores(folder / _CROSS) if len(finished) > 1 else None
     return RunSeen(plan, of, folds, joint, _held(folder / "trust.json", Trust))
 
 
 def _fold(folder: Path) -> FoldSeen:
     card = _held(folder / "model.json", ModelCard)
-    scores = _held(folder / "validation" / "scores.json", Scores) if card else None
+    scores = _scores(folder / "validation") if card else None
     return FoldSeen(folder.name, tuple(_lines(folder / EVENTS)), card, scores)
+
+
+def _scores(folder: Path) -> Scores | None:
+    """As they stand, but with intervals where a record of the first version has none."""
+    found = _held(folder / "scores.json", Scores)
+    if found is None or found.version > 1:
+        return found
+    return summarise(found.scores, found.diagonals_mm, found.settings, found.missing_predictions, failed=found.failed)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -92,14 +92,15 @@ def _dice(axis: Axes, lines: Sequence[dict[str, Any]], key: str, per: float) -> 
 
 def crossvalidation_table(scores: Scores, title: str = "Cross-validation") -> Table:
     """Means over the cases of all folds, each case scored by the fold that held it out, with 95 % intervals."""
+    few = any(0 < s.metrics[m].n_patients < FEWEST for s in scores.structures for m, _, _ in _COLUMNS)
     rows = [
-        (s.structure, str(s.n), *(_with_interval(s.metrics[m], d) for m, _, d in _COLUMNS)) for s in scores.structures
+        (s.structure, str(s.n), *(_with_interval(s.metrics[m], d, few) for m, _, d in _COLUMNS))
+        for s in scores.structures
     ]
     if len(scores.structures) > 1:
         macro = [scores.mean_over_structures[metric] for metric, _, _ in _COLUMNS]
-        rows.append(("mean", "", *(_with_interval(mean, c[2]) for mean, c in zip(macro, _COLUMNS, strict=True))))
+        rows.append(("mean", "", *(_with_interval(mean, c[2], few) for mean, c in zip(macro, _COLUMNS, strict=True))))
     unit = "patients" if scores.patients else "cases"
-    few = any(0 < s.metrics[m].n_patients < FEWEST for s in scores.structures for m, _, _ in _COLUMNS)
     remarks = (
         "means over cases, each scored by the fold that held it out, with the 95 % interval of the mean (bootstrap "
         f"over {unit}); NSD and boundary F1 (BF1) at {scores.tolerance_mm:g} mm",
@@ -110,10 +111,10 @@ def crossvalidation_table(scores: Scores, title: str = "Cross-validation") -> Ta
     return Table(title, ("structure", "cases", *(name for _, name, _ in _COLUMNS)), tuple(rows), remarks, "scores.json")
 
 
-def _with_interval(mean: Summary | MacroMean, digits: int) -> str:
+def _with_interval(mean: Summary | MacroMean, digits: int, few: bool) -> str:
     if mean.counted_mean is None:
         return "-"
     told = number(mean.counted_mean, digits)
     if mean.mean_low is None:
-        return f"{told} (-)"
+        return f"{told} (-)" if few else told  # a record of the first version has no intervals
     return f"{told} ({number(mean.mean_low, digits)} to {number(mean.mean_high, digits)})"

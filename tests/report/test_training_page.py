@@ -7,16 +7,19 @@ import sys
 
 import pytest
 
+from medseg.evaluation.cohort import summarise
 from medseg.events import Note
 from medseg.files import read_record, write_record
 from medseg.inference.card import ModelCard
 from medseg.inference.model import run_plan
 from medseg.planning.plan import Alternative, Budget, Reason
+from medseg.report import trained as reading
 from medseg.report.trained import run_seen
 from medseg.report.training_page import Written, write_training_report
 from medseg.training.run import train
 from tests.report.test_inference_page import shown
 from tests.report.test_page import HOSTILE, colours
+from tests.report.test_training import score
 from tests.tiny import CPU, planned_run
 from tests.training.test_without_imaging import BLOCKED
 
@@ -131,3 +134,17 @@ def test_in_a_browser_the_worst_cases_are_seen(run, browser):
     page.locator("#case-table").get_by_role("button", name="Fold").click()
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 1280
     assert opened.complaints == []
+
+
+def test_scores_of_the_first_version_get_intervals(tmp_path):
+    rows = [score(f"c{k}", 0.8 + k / 100) for k in range(9)]
+    now = summarise(rows, {f"c{k}": 100.0 for k in range(9)})
+    old = now.model_dump(mode="json") | {"version": 1, "agreement": [], "methods": ""}
+    for structure in old["structures"]:
+        for summary in structure["metrics"].values():
+            summary |= {"mean_low": None, "mean_high": None, "n_patients": 0}
+    (tmp_path / "scores.json").write_text(json.dumps(old))
+    found = reading._scores(tmp_path)
+    assert found is not None
+    assert found.structures[0].metrics["dice"].mean_low == now.structures[0].metrics["dice"].mean_low
+    assert reading._scores(tmp_path / "nowhere") is None
