@@ -20,11 +20,17 @@ from medseg.compiled import compiled
 def rows_of(flat: Any, shape: Any, low: Any, size: Any, start: Any, last: Any) -> None:
     """Where each row of a box begins: `start` (I * J + 1,) of a box at `low` of `size`; `last` (N,): index along k."""
     nj, nk = shape[1], shape[2]
+    begin, at = (
+        np.int64(-nk),
+        np.int64(0),
+    )  # of the row at hand: dividing anew for each place takes longer than the rest
     for n in range(flat.size):
-        row, k = flat[n] // nk, flat[n] % nk
-        i, j = row // nj - low[0], row % nj - low[1]
-        last[n] = k
-        start[i * size[1] + j + 1] += 1
+        if flat[n] >= begin + nk:
+            row = flat[n] // nk
+            begin = row * nk
+            at = (row // nj - low[0]) * size[1] + row % nj - low[1] + 1
+        last[n] = flat[n] - begin
+        start[at] += 1
     for row in range(start.size - 1):
         start[row + 1] += start[row]
 
@@ -51,14 +57,17 @@ def nearby(
     """
     nj, nk = shape[1], shape[2]
     same = 0
+    row_begin, i, j = np.int64(-nk), np.int64(0), np.int64(0)
     for n in range(flat.size):
         while same < targets.size and targets[same] < flat[n]:
             same += 1
         if same < targets.size and targets[same] == flat[n]:
             best[n] = 0.0
             continue
-        row, k = flat[n] // nk, flat[n] % nk
-        i, j = row // nj - low[0], row % nj - low[1]
+        if flat[n] >= row_begin + nk:
+            row = flat[n] // nk
+            row_begin, i, j = row * nk, row // nj - low[0], row % nj - low[1]
+        k = flat[n] - row_begin
         nearest = np.inf
         at = 0
         while at < offsets.shape[0] and across[at] < nearest:
