@@ -123,6 +123,8 @@ def evaluate_folders(
                 yield Note(f"{case}: {note}")
             yield Advanced(count, f"{case} {_told(result, mean_over)}")
 
+    if coarse := _coarse([one.coarsest_mm for one in done.values()], settings):
+        yield Note(coarse, warning=True)
     scores = summarise(
         [row for case in sorted(done) for row in done[case].rows],
         {case: done[case].diagonal_mm for case in sorted(done)},
@@ -135,6 +137,16 @@ def evaluate_folders(
         by=by,
     )
     yield Evaluation(scores, *write_scores(out, scores), pairing.pairs, known)
+
+
+def _coarse(coarsest_mm: Sequence[float], settings: Settings) -> str:
+    """A warning where a tolerance is so small that how the voxels lie decides; else empty."""
+    least = min(mm for each in (settings.tolerances_mm, *settings.tolerances_of.values()) for mm in each)
+    n = sum(2 * least < mm for mm in coarsest_mm)
+    if not n:
+        return ""
+    what = f"a tolerance of {least:g} mm is less than half of the distance between voxels in {n} case(s)"
+    return f"{what} (up to {max(coarsest_mm):g} mm): NSD and boundary metrics there depend on how the voxels lie"
 
 
 def _metadata(path: Path | None, by: Sequence[str]) -> Metadata | None:

@@ -41,13 +41,14 @@ ONE_BY_ONE = "structures overlap: in the scores each counts with all of its own 
 class CaseScores:
     """What one case brings: its rows, the diagonal of its image in mm, and why its prediction counts as missed.
 
-    notes: what was left of its labels, one line each.
+    notes: what was left of its labels, one line each. coarsest_mm: the largest distance between its voxels.
     """
 
     rows: tuple[StructureScore, ...]
     diagonal_mm: float
     failure: str = ""
     notes: tuple[str, ...] = ()
+    coarsest_mm: float = 0.0
 
 
 def score_pair(
@@ -142,7 +143,9 @@ def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Pr
         rows = [*score(reference.labels, prediction.labels)]
         for name, values in _regions(known):
             rows += score(only(reference.labels, values, name), only(prediction.labels, values, name))
-    return CaseScores(tuple(rows), diagonal_mm(reference.labels.grid), "", (*notes, *sorted(uncalibrated)))
+    grid_of = reference.labels.grid
+    told = (*notes, *sorted(uncalibrated))
+    return CaseScores(tuple(rows), diagonal_mm(grid_of), "", told, max(grid_of.spacing_mm))
 
 
 def _one_by_one(score: Score, both: Both, known: Structures) -> list[StructureScore]:

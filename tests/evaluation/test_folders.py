@@ -268,3 +268,11 @@ def test_groups_and_patients_of_a_metadata_file(places, tmp_path):
         run(*places, metadata=table, by=["scanner"])
     with pytest.raises(InputError, match="needs --metadata"):
         run(*places, by=["site"])
+
+
+@pytest.mark.parametrize(("tolerances_mm", "warned"), [((1.0, 2.0), False), ((2.0, 0.9), True)])
+def test_a_tolerance_finer_than_the_voxels_is_told(places, tolerances_mm, warned):
+    events, _ = run(*places, Settings(tolerances_mm=tolerances_mm))
+    told = [event.text for event in events if isinstance(event, Note) and event.warning]
+    begins = "a tolerance of 0.9 mm is less than half of the distance between voxels in 3 case(s) (up to 2 mm)"
+    assert [text.split(":")[0] for text in told] == ([begins] if warned else [])
