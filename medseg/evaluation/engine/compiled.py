@@ -14,14 +14,13 @@ import numpy.typing as npt
 
 from medseg.evaluation.cells import surface_triangles
 from medseg.evaluation.engine import bands, counting, nearest, sweep, triangles
-from medseg.evaluation.engine.values import Bands, Elements, Floats, Labels, Shape, Spacing, Sums
+from medseg.evaluation.engine.values import ROUNDING, Bands, Elements, Floats, Labels, Shape, Spacing, Sums
 from medseg.evaluation.overlap import Overlap, count_overlaps
 from medseg.imaging.volume import distinct
 
 ROWS = 100  # around a query that are searched first
 FEW = 256  # queries that tell whether searching near by is worth while
 MOST_PAIRS = 1 << 24  # of labels, in a joint histogram
-_ROUNDING = 1e-12  # a share that is 0.95 but for the order of summation counts as 0.95
 
 Array = npt.NDArray[Any]
 
@@ -104,7 +103,7 @@ class CompiledEngine:
 
     def percentile_mm(self, distances_mm: Floats, sizes: Floats, share: float) -> float:
         """By `counting.percentile_mm`."""
-        return float(counting.percentile_mm(distances_mm, sizes, share - _ROUNDING))
+        return float(counting.percentile_mm(distances_mm, sizes, share - ROUNDING))
 
     def bands(
         self,

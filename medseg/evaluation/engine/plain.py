@@ -11,14 +11,24 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects, 
 from scipy.spatial import cKDTree
 
 from medseg.evaluation.cells import cell_codes, surface_triangles
-from medseg.evaluation.engine.values import Bands, Codes, Elements, Floats, Ints, Labels, Shape, Spacing, Sums
+from medseg.evaluation.engine.values import (
+    FLAT,
+    ROUNDING,
+    Bands,
+    Codes,
+    Elements,
+    Floats,
+    Ints,
+    Labels,
+    Shape,
+    Spacing,
+    Sums,
+)
 from medseg.evaluation.overlap import Overlap, count_overlaps
 
 VOXELS_PER_SEARCH = 25  # a search in the tree costs about as much as this many voxels of a distance transform
 TRANSFORM_UP_TO = 1 << 25  # voxels; a distance transform needs some 50 bytes for each
 FIRST_NEIGHBOURS = 8  # triangles that are looked at first
-_ROUNDING = 1e-12  # a share that is 0.95 but for the order of summation counts as 0.95
-FLAT = 1e-20  # a triangle whose squared sine at a corner is below this has no area
 _BATCH = 1 << 22  # triangles in hand at a time
 
 Mask = npt.NDArray[np.bool_]
@@ -91,7 +101,7 @@ class PlainEngine:
         """By sorting."""
         order = np.argsort(distances_mm, kind="stable")
         shares = np.cumsum(sizes[order])
-        at = int(np.searchsorted(shares, (share - _ROUNDING) * shares[-1]))
+        at = int(np.searchsorted(shares, (share - ROUNDING) * shares[-1]))
         return float(distances_mm[order[min(at, len(order) - 1)]])
 
     def bands(

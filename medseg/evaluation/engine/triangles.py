@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from medseg.compiled import compiled
-
-FLAT = 1e-20  # a triangle whose squared sine at a corner is below this has no area
+from medseg.evaluation.engine.values import FLAT
 
 
 @compiled()

@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from medseg.evaluation.overlap import Overlap
 
+ROUNDING = 1e-12  # a share that is 0.95 but for the order of summation counts as 0.95
+FLAT = 1e-20  # a triangle whose squared sine at a corner is below this has no area
+
 Labels = npt.NDArray[np.unsignedinteger[Any]]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
