@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from medseg.errors import MedsegError, ResourceError
 
@@ -195,12 +195,56 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
-def local_executor(n_cases: int, expected_s: float, case_bytes: float = 0.0) -> tuple[Executor, int]:
+class Workers(NamedTuple):
+    """Where cases are worked on: how many are to be handed out at once, what there is to say of it before, and a few
+    words on how it stands at any moment.
+    """
+
+    executor: Executor
+    in_flight: int
+    told: tuple[str, ...] = ()
+    status: Callable[[], str] = str
+
+
+class Where(Protocol):
+    """Chooses workers for a stretch of work; `here`: they are processes of this machine."""
+
+    @property
+    def here(self) -> bool:
+        """Whether this machine does the work."""
+
+    def workers(self, n_cases: int, expected_s: float, case_bytes: float = 0.0) -> Workers:
+        """Workers for so many cases, of so many seconds of one core in all; the largest takes `case_bytes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """This machine; `jobs` processes, or as many as cores and memory allow."""
+
+    jobs: int | None = None
+
+    @property
+    def here(self) -> bool:
+        """Yes."""
+        return True
+
+    def workers(self, n_cases: int, expected_s: float, case_bytes: float = 0.0) -> Workers:
+        """This very process for little work, processes of their own for more."""
+        return Workers(*local_executor(n_cases, expected_s, case_bytes, self.jobs))
+
+
+HERE = Here()
+
+
+def local_executor(
+    n_cases: int, expected_s: float, case_bytes: float = 0.0, jobs: int | None = None
+) -> tuple[Executor, int]:
     """Choose where work on `n_cases` cases of `expected_s` seconds in all runs here; also how many to hand out at once.
 
     Workers are bounded by cores and by memory: `case_bytes` is the peak need of the largest case, beside the worker.
+    jobs: not more workers than so many.
     """
-    workers = min(available_cores(), n_cases)
+    workers = min(available_cores(), n_cases, jobs or n_cases)
     if case_bytes > 0:
         workers = min(workers, int(MEMORY_SHARE * available_memory_bytes() / (case_bytes + WORKER_BYTES)))
     if workers <= 1 or expected_s < SERIAL_BELOW_S:

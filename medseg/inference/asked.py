@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast, get_args
@@ -17,44 +15,8 @@ from medseg.inference.named import known_name, named_values, words_of
 from medseg.inference.overrides import overridden
 from medseg.inference.quality import Quality
 from medseg.inference.records import Cleaning
+from medseg.parts import WHOLE, Part
 from medseg.planning.plan import Plan
-
-_PART = re.compile(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*")
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Part `number` (from 0) of `of` parts of a folder, that several machines share; 0 of 1 is all of it.
-
-    A scan's part is told by its name alone: where a scan is added or taken away while parts run, or between runs, none
-    of the others changes its part, so none is done twice or by nobody. A split of the sorted list would shift.
-    """
-
-    number: int = 0
-    of: int = 1
-
-    def holds(self, name: str) -> bool:
-        """True if the scan called so belongs to this part."""
-        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-        return int.from_bytes(digest[:8], "big") % self.of == self.number
-
-    @property
-    def words(self) -> str:
-        """`0/2`, as it is typed."""
-        return f"{self.number}/{self.of}"
-
-
-def part_from(text: str) -> Part:
-    """Read `I/N`.
-
-    Raises:
-        InputError: it is not of this form, or there is no such part.
-    """
-    match = _PART.fullmatch(text)
-    number, of = (int(match[1]), int(match[2])) if match else (0, 0)
-    if number >= of:
-        raise InputError(f"--part {text} is no part", fix="give I/N with I from 0 to N - 1: 0/2 and 1/2 share a folder")
-    return Part(number, of)
 
 
 def quality_from(text: str, option: str = "--quality") -> Quality:
@@ -85,7 +47,7 @@ class Asked:
     codes: Mapping[str, Code] = field(default_factory=dict)
     options: ReadOptions = field(default_factory=ReadOptions)
     overwrite: bool = False
-    part: Part = Part()
+    part: Part = WHOLE
     quality: Quality = "standard"
     structures: tuple[str, ...] = ()
     split: bool = False

@@ -27,9 +27,8 @@ from medseg.imaging.naming import read_case_map
 from medseg.imaging.scans import Found, Scan, Wanted, find_scans
 from medseg.imaging.writing.codes import code_of
 from medseg.imaging.writing.table import FORMATS
-from medseg.inference.asked import Asked, Part, checked, cleaning_of
+from medseg.inference.asked import Asked, checked, cleaning_of
 from medseg.inference.case import Look, Segmenter
-from medseg.inference.claims import claimed
 from medseg.inference.effort import effort_of, told
 from medseg.inference.listing import remember, write_predictions
 from medseg.inference.manifests import Cases
@@ -39,9 +38,10 @@ from medseg.inference.preflight import Expected, expect
 from medseg.inference.quality import folds_of, quality_told
 from medseg.inference.records import Effort, Prediction, Predictions, Unread
 from medseg.inference.work import Work, reason_of
+from medseg.parts import WHOLE, claimed
 from medseg.planning.plan import Plan
 
-__all__ = ["Asked", "Inferred", "Part", "infer_folder"]
+__all__ = ["Asked", "Inferred", "infer_folder"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def infer_folder(
         found = _found(scans, out, predictor.plan, asked, Path(scratch))
         if not used:
             until.enter_context(claimed(output_folder(out), asked.part))
-        if asked.part == Part():  # nobody else writes here: what killed runs left half-written can go
+        if asked.part == WHOLE:  # nobody else writes here: what killed runs left half-written can go
             for folder in (out, out / "cases"):
                 output_folder(folder, stray_after_s=0.0)
         yield from (Note(text, warning=bad) for text, bad in predictor.told)

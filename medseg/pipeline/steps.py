@@ -269,8 +269,9 @@ def infer(
     """
     from medseg.compute import choose_device
     from medseg.imaging.writing.codes import read_codes
-    from medseg.inference.asked import Asked, part_from, quality_from
+    from medseg.inference.asked import Asked, quality_from
     from medseg.inference.folder import Inferred, infer_folder
+    from medseg.parts import part_from
 
     asked = Asked(
         formats=tuple(formats),

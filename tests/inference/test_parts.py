@@ -15,9 +15,10 @@ from medseg.files import read_record
 from medseg.imaging.naming import CaseMap
 from medseg.imaging.nifti import read_labels
 from medseg.inference import folder, work
-from medseg.inference.asked import Asked, Part
+from medseg.inference.asked import Asked
 from medseg.inference.folder import Inferred, infer_folder
 from medseg.inference.records import Unread
+from medseg.parts import Part
 from tests.imaging.build import save_all, some_series, write_nifti
 from tests.tiny import CPU, blobs, untrained_run
 

@@ -1,0 +1,106 @@
+"""Parts of the cases of a folder, that several machines share: which cases a part holds, and who works on which part.
+
+The system lets go of these locks however a process ends, so nothing has to be cleared away after a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.errors import InputError, explained
+from medseg.locks import lock, try_lock
+
+_PART = re.compile(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*")
+_CLAIMS, _RUNNING = ".claims.lock", ".running-{}-of-{}.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Part `number` (from 0) of `of` parts of a folder, that several machines share; 0 of 1 is all of it.
+
+    A scan's part is told by its name alone: where a scan is added or taken away while parts run, or between runs, none
+    of the others changes its part, so none is done twice or by nobody. A split of the sorted list would shift.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def holds(self, name: str) -> bool:
+        """True if the scan called so belongs to this part."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % self.of == self.number
+
+    @property
+    def words(self) -> str:
+        """`0/2`, as it is typed."""
+        return f"{self.number}/{self.of}"
+
+
+WHOLE = Part()
+
+
+def part_from(text: str) -> Part:
+    """Read `I/N`.
+
+    Raises:
+        InputError: it is not of this form, or there is no such part.
+    """
+    match = _PART.fullmatch(text)
+    number, of = (int(match[1]), int(match[2])) if match else (0, 0)
+    if number >= of:
+        raise InputError(f"--part {text} is no part", fix="give I/N with I from 0 to N - 1: 0/2 and 1/2 share a folder")
+    return Part(number, of)
+
+
+@contextmanager
+def claimed(of: Path, part: Part, within: str = "cases") -> Iterator[None]:
+    """Keep others from the same part of the folder `of`, and from all of it; other parts of as many may go on beside.
+
+    within: the folder in it where the locks of that work lie; it is made where it is missing.
+
+    Raises:
+        InputError: another run has the part, or the folder is shared out in another way at this moment.
+        ResourceError: the folder cannot be written to, or its file system knows no locks.
+    """
+    locks = of / within
+    with explained(of):
+        locks.mkdir(parents=True, exist_ok=True)
+    mine = locks / _RUNNING.format(part.number, part.of)
+    with ExitStack() as claim:
+        with lock(locks / _CLAIMS):
+            _refuse_another_share(locks, part, of)
+            if not claim.enter_context(try_lock(mine)):
+                which = "it" if part.of == 1 else f"part {part.words} of it"
+                raise InputError(f"another medseg works on {which} at this moment", of, _WAIT)
+        try:
+            yield
+        finally:
+            with lock(locks / _CLAIMS):  # else it could be another's by the time that it is deleted
+                claim.close()
+                mine.unlink(missing_ok=True)
+
+
+_WAIT = "wait for it, or name another output folder"
+
+
+def _refuse_another_share(locks: Path, part: Part, of: Path) -> None:
+    """Parts of another number hold other cases: some would be done twice at once."""
+    like = _RUNNING.format("*", part.of)
+    for other in sorted(locks.glob(_RUNNING.format("*", "*"))):
+        if other.match(like):
+            continue
+        with try_lock(other) as free:
+            if not free:
+                number, total = other.name.removeprefix(".running-").removesuffix(".lock").split("-of-")
+                which = "all of it" if total == "1" else f"part {number}/{total} of it"
+                what = f"another medseg works on {which}, this would be {_called(part)}"
+                raise InputError(what, of, "wait for it, or give parts of one number")
+
+
+def _called(part: Part) -> str:
+    return "all of it" if part.of == 1 else f"part {part.words}"
