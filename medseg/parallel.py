@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from medseg.errors import MedsegError, ResourceError
 
@@ -22,6 +22,7 @@ if sys.platform != "win32":
     import resource
 
 TRIES = 3
+WATCH_EVERY_S = 1.0
 MEMORY_SHARE = 0.8  # of what is free: the rest is for others, and for what was not foreseen
 WORKER_BYTES = 120e6  # of a process that only waits: interpreter and libraries
 SERIAL_BELOW_S = 8.0  # starting a pool costs about a second a worker; less work than this is done in place
@@ -31,7 +32,23 @@ T = TypeVar("T")
 
 
 class WorkerKilled(Exception):
-    """The process that worked on this case died; most often the memory was used up."""
+    """The process that worked on this case died, `tries` times by now; most often the memory was used up."""
+
+    def __init__(self, tries: int = 1) -> None:
+        self.tries = tries
+        super().__init__(tries)
+
+
+class Unforeseen(Exception):
+    """A fault of the program in a process on another machine, with its traceback there."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """An executor of other machines, that is looked at now and then: there more can go wrong than a case."""
+
+    def watch(self) -> None:
+        """Raise if no more can be expected of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,59 +68,88 @@ class Failed(Generic[C]):
 
 
 def over_cases(
-    work: Callable[[C], T], cases: Iterable[C], executor: Executor, in_flight: int
+    work: Callable[[C], T], cases: Iterable[C], executor: Executor, in_flight: int | Callable[[], int]
 ) -> Iterator[Done[C, T] | Failed[C]]:
     """Yield each case as it finishes or is given up; the order is the order of finishing.
 
     A case whose process dies is tried three times; one that raises a MedsegError is not tried again, since the same
-    input gives the same answer. At most `in_flight` cases are handed out at a time, so that progress is seen.
-    Closing the generator early (Ctrl-C) ends the executor without waiting for cases in flight.
+    input gives the same answer. On other machines whatever may be a machine's own fault is tried again as well. At most
+    `in_flight` cases are handed out at a time, so that progress is seen. Closing the generator early (Ctrl-C) ends the
+    executor without waiting for cases in flight.
     """
-    waiting = iter(cases)
-    futures: dict[Future[T], tuple[C, int]] = {}
-
-    def hand_out() -> None:
-        while len(futures) < in_flight:
-            case = next(waiting, _END)
-            if case is _END:
-                return
-            futures[executor.submit(work, case)] = (case, 1)
-
+    held = _InHand(work, iter(cases), executor, in_flight)
+    elsewhere = executor if isinstance(executor, Watched) else None
     try:
-        hand_out()
-        while futures:
-            ready, _ = wait(futures, return_when=FIRST_COMPLETED)
-            for future in ready:
-                case, tried = futures.pop(future)  # dropped at once: a held result would die with its worker
-                error = future.exception()
-                if error is None:
-                    yield Done(case, future.result())
-                elif isinstance(error, WorkerKilled) and tried < TRIES:
-                    futures[executor.submit(work, case)] = (case, tried + 1)
-                elif _of_the_case(error):
-                    yield Failed(case, _reason(error, tried))
-                else:
-                    raise error
-            hand_out()
+        held.hand_out()
+        while held.futures:
+            ready, _ = wait(held.futures, WATCH_EVERY_S if elsewhere else None, FIRST_COMPLETED)
+            yield from filter(None, map(held.taken, ready))
+            if elsewhere:
+                elsewhere.watch()
+            held.hand_out()
     except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
         raise
     executor.shutdown()
 
 
+class _InHand(Generic[C, T]):
+    """The cases that are handed out, each with the number of its try."""
+
+    def __init__(
+        self, work: Callable[[C], T], cases: Iterator[C], executor: Executor, in_flight: int | Callable[[], int]
+    ) -> None:
+        self.futures: dict[Future[T], tuple[C, int]] = {}
+        self._work, self._waiting, self._executor, self._in_flight = work, cases, executor, in_flight
+        self._elsewhere = isinstance(executor, Watched)
+
+    def hand_out(self) -> None:
+        """Hand out as many as there is room for; one always."""
+        room = self._in_flight() if callable(self._in_flight) else self._in_flight
+        while len(self.futures) < max(room, 1):
+            case = next(self._waiting, _END)
+            if case is _END:
+                return
+            self._try(case, 1)
+
+    def _try(self, case: C, number: int) -> None:
+        self.futures[self._executor.submit(self._work, case)] = (case, number)
+
+    def taken(self, future: Future[T]) -> Done[C, T] | Failed[C] | None:
+        """What became of a case; None if it is tried again."""
+        case, tried = self.futures.pop(future)  # dropped at once: a held result would die with its worker
+        error = future.exception()
+        if error is None:
+            return Done(case, future.result())
+        tried += error.tries - 1 if isinstance(error, WorkerKilled) else 0
+        if tried < TRIES and _may_go_better(error, self._elsewhere):
+            self._try(case, tried + 1)
+            return None
+        if _of_the_case(error):
+            return Failed(case, _reason(error, tried))
+        raise error
+
+
 _END: Any = object()
+
+
+def _may_go_better(error: BaseException, elsewhere: bool) -> bool:
+    """Whether another try may end otherwise: on other machines a disk, a mount or the library may fail on one alone."""
+    return isinstance(error, (WorkerKilled, ResourceError, Unforeseen) if elsewhere else WorkerKilled)
 
 
 def _of_the_case(error: BaseException) -> bool:
     """True if other cases can go on: neither a full disk, which they would meet too, nor a fault of medseg itself."""
     if isinstance(error, ResourceError):
         return False
-    return isinstance(error, (MedsegError, WorkerKilled, MemoryError))
+    return isinstance(error, (MedsegError, WorkerKilled, MemoryError, Unforeseen))
 
 
 def _reason(error: BaseException, tried: int) -> str:
     if isinstance(error, WorkerKilled):
         return f"its process was killed {tried} times, probably for lack of memory"
+    if isinstance(error, Unforeseen):
+        return f"[UNEXPECTED] {str(error).strip().splitlines()[-1]}, {tried} times: please report it"
     return str(error) or type(error).__name__
 
 
@@ -201,9 +247,10 @@ class Workers(NamedTuple):
     """
 
     executor: Executor
-    in_flight: int
+    in_flight: int | Callable[[], int]
     told: tuple[str, ...] = ()
     status: Callable[[], str] = str
+    threads: int | None = None  # that each of them may use; as many as it finds, where this is None
 
 
 class Where(Protocol):
@@ -213,44 +260,61 @@ class Where(Protocol):
     def here(self) -> bool:
         """Whether this machine does the work."""
 
-    def workers(self, n_cases: int, expected_s: float, case_bytes: float = 0.0) -> Workers:
-        """Workers for so many cases, of so many seconds of one core in all; the largest takes `case_bytes`."""
+    def workers(self, n_cases: int, expected_s: float, case_bytes: float = 0.0, gpu: bool = False) -> Workers:
+        """Workers for so many cases, of so many seconds of one core in all; the largest takes `case_bytes`.
+
+        gpu: the work uses a GPU, where there is one.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """This machine; `jobs` processes, or as many as cores and memory allow."""
+    """This machine. jobs: exactly so many processes; else as many as cores and memory allow, and none for little work.
+    gpus: the names of those that the processes share in turn, for work that uses one.
+    """
 
     jobs: int | None = None
+    gpus: tuple[str, ...] = ()
 
     @property
     def here(self) -> bool:
         """Yes."""
         return True
 
-    def workers(self, n_cases: int, expected_s: float, case_bytes: float = 0.0) -> Workers:
+    def workers(self, n_cases: int, expected_s: float, case_bytes: float = 0.0, gpu: bool = False) -> Workers:
         """This very process for little work, processes of their own for more."""
-        return Workers(*local_executor(n_cases, expected_s, case_bytes, self.jobs))
+        if self.jobs is None or n_cases == 0:
+            return Workers(*local_executor(n_cases, expected_s, case_bytes))
+        n = min(self.jobs, n_cases)
+        fit = int(MEMORY_SHARE * available_memory_bytes() / (case_bytes + WORKER_BYTES))
+        told = (f"memory holds {fit} of these cases at a time, not {n}",) if fit < n else ()
+        n = max(min(n, fit), 1)
+        threads = max(available_cores() // n, 1)
+        environments = [_threads(threads) for _ in range(n)]
+        for k, environment in enumerate(environments):
+            if gpu and self.gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = self.gpus[k % len(self.gpus)]
+        return Workers(LocalExecutor(environments), 2 * n, told, threads=threads)
 
 
 HERE = Here()
 
 
-def local_executor(
-    n_cases: int, expected_s: float, case_bytes: float = 0.0, jobs: int | None = None
-) -> tuple[Executor, int]:
+def local_executor(n_cases: int, expected_s: float, case_bytes: float = 0.0) -> tuple[Executor, int]:
     """Choose where work on `n_cases` cases of `expected_s` seconds in all runs here; also how many to hand out at once.
 
     Workers are bounded by cores and by memory: `case_bytes` is the peak need of the largest case, beside the worker.
-    jobs: not more workers than so many.
     """
-    workers = min(available_cores(), n_cases, jobs or n_cases)
+    workers = min(available_cores(), n_cases)
     if case_bytes > 0:
         workers = min(workers, int(MEMORY_SHARE * available_memory_bytes() / (case_bytes + WORKER_BYTES)))
     if workers <= 1 or expected_s < SERIAL_BELOW_S:
         return InPlace(), 1
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return LocalExecutor([one_thread] * workers), 2 * workers
+    return LocalExecutor([_threads(1)] * workers), 2 * workers
+
+
+def _threads(n: int) -> dict[str, str]:
+    return {name: str(n) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
 def available_cores() -> int:

@@ -1,0 +1,83 @@
+"""The worker's side: one job from its sheet to its outcome. It runs inside a Dask worker and knows nothing of Dask."""
+
+from __future__ import annotations
+
+import socket
+import traceback
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from medseg.cluster.sheets import Sheet, read_sheet
+from medseg.errors import MedsegError
+from medseg.parallel import Unforeseen, peak_memory_bytes
+
+SAME = ("medseg", "torch", "numpy", "numba")  # of other versions the same case could end with other bytes
+
+Versions = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job, as a value: an error that was raised would be kept, with its words, by the scheduler.
+
+    unfit: why this worker can do no job at all. host, peak_bytes: the machine, and the most memory that its worker's
+    process ever held.
+    """
+
+    host: str
+    peak_bytes: int | None = None
+    value: Any = None
+    error: Exception | None = None
+    unfit: str = ""
+
+
+def versions() -> Versions:
+    """Of the packages that must be the same everywhere; a program that is no package counts by its absence."""
+    return tuple(_version(name) for name in SAME)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def unlike(theirs: Versions, host: str) -> str:
+    """In what a worker's packages differ from those here, in words; else empty."""
+    pairs = zip(SAME, versions(), theirs, strict=True)
+    differ = [f"{name} {their} where this is {ours}" for name, ours, their in pairs if ours != their]
+    return f"the worker on {host} has {', '.join(differ)}" if differ else ""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a worker says of itself before any work: its packages, and whether it sees the shared folder."""
+
+    host: str
+    versions: Versions
+    sees: bool
+
+
+def about(nonce: str) -> About:
+    """Say it; `nonce` is a file that the driver wrote into the shared folder."""
+    return About(socket.gethostname(), versions(), Path(nonce).is_file())
+
+
+def do_job(path: str, digest: str, wanted: Versions) -> Outcome:
+    """Do what the sheet says. All errors are part of the outcome."""
+    host = socket.gethostname()
+    if wanted != versions():
+        return Outcome(host, unfit=f"the worker on {host} has other versions of medseg's packages")
+    try:
+        work, arguments = read_sheet(Sheet(path, digest))
+    except MedsegError:
+        return Outcome(host, unfit=f"the worker on {host} does not see the folder that results are written to")
+    try:
+        return Outcome(host, value=work(*arguments), peak_bytes=peak_memory_bytes())
+    except (MedsegError, MemoryError) as error:
+        return Outcome(host, error=error, peak_bytes=peak_memory_bytes())
+    except Exception:
+        return Outcome(host, error=Unforeseen(traceback.format_exc()), peak_bytes=peak_memory_bytes())
