@@ -44,6 +44,11 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
+def stray_name(of: str) -> str:
+    """A name that nobody else gives, by which later runs know what this one leaves behind if it is killed."""
+    return f"{_MARK}{os.getpid()}-{secrets.token_hex(4)}-{of}"
+
+
 @contextmanager
 def written_whole(path: Path, private: bool = False) -> Iterator[Path]:
     """Yield a path to write to; on success it becomes `path` in one step, on any error it is removed.
@@ -55,7 +60,7 @@ def written_whole(path: Path, private: bool = False) -> Iterator[Path]:
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{_MARK}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+        beside = path.with_name(stray_name(path.name))
         try:
             if private:
                 beside.touch(mode=0o600)
@@ -74,7 +79,7 @@ def written_together(folder: Path, within: Path) -> Iterator[Path]:
     Raises:
         ResourceError: the disk is full or a folder cannot be written to.
     """
-    place = within / f"{_MARK}{os.getpid()}-{secrets.token_hex(4)}-folder"
+    place = within / stray_name("folder")
     with explained(within):
         place.mkdir(parents=True)
     try:
@@ -196,7 +201,7 @@ def output_folder(path: Path, stray_after_s: float = STRAY_AFTER_S) -> Path:
     """
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f"{_MARK}{os.getpid()}-{secrets.token_hex(4)}-probe"  # a stray as well, if it is left behind
+        probe = path / stray_name("probe")  # a stray as well, if it is left behind
         probe.touch()
         probe.unlink()
         for stray in filter(_is_stray, path.iterdir()):

@@ -253,6 +253,11 @@ class Workers(NamedTuple):
     threads: int | None = None  # that each of them may use; as many as it finds, where this is None
 
 
+def among(case: str, status: str) -> str:
+    """A case that ended, and how the workers stand, where there is something to say of them."""
+    return f"{case} ({status})" if status else case
+
+
 class Where(Protocol):
     """Chooses workers for a stretch of work; `here`: they are processes of this machine."""
 

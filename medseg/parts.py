@@ -85,6 +85,17 @@ def claimed(of: Path, part: Part, within: str = "cases") -> Iterator[None]:
                 mine.unlink(missing_ok=True)
 
 
+def is_claimed(of: Path, part: Part, within: str = "cases") -> bool:
+    """Whether somebody works on this part of the folder `of` at this moment."""
+    locks = of / within
+    mine = locks / _RUNNING.format(part.number, part.of)
+    with lock(locks / _CLAIMS):  # who looks holds it for a moment, and is not to be taken for one at work
+        if not mine.is_file():
+            return False
+        with try_lock(mine) as free:
+            return not free
+
+
 _WAIT = "wait for it, or name another output folder"
 
 

@@ -88,19 +88,17 @@ def command(
         typer.Option(metavar="LIST", help="Fill holes: of names, all or none.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished cases again.")] = False,
-    part: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Only part I (from 0) of N of the scans: start `--part 0/2` and `--part 1/2` with the same OUT, "
-            "on one machine or two. [default: all]",
-            show_default=False,
-        ),
-    ] = "0/1",
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Do not write report.html, the page to check the results with.")
     ] = False,
     device: options.Device = "auto",
+    on: options.Place = "local",
+    jobs: options.Jobs = None,
+    slurm: options.Slurm = "",
+    interface: options.Interface = "",
+    tls: options.Tls = None,
+    insecure: options.Insecure = False,
+    part: options.Share = "0/1",
     json: options.Json = False,
 ) -> None:
     """Segment scans with all finished folds; labels on each scan's own grid. Finished cases are skipped.
@@ -140,6 +138,7 @@ def command(
             largest=largest or (),
             fill=fill or (),
             report=not no_report,
+            on=options.place(on, jobs, slurm, interface, tls, insecure),
         )
     )
     if json:

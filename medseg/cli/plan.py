@@ -103,6 +103,13 @@ def command(
     prefer: options.Prefer = "",
     seed: Annotated[int, typer.Option(help="Seed of splits and training.")] = 0,
     device: options.Device = "auto",
+    on: options.Place = "local",
+    jobs: options.Jobs = None,
+    slurm: options.Slurm = "",
+    interface: options.Interface = "",
+    tls: options.Tls = None,
+    insecure: options.Insecure = False,
+    part: options.Share = "0/1",
     json: options.Json = False,
 ) -> None:
     """Look at the data; choose spacing, network, patch and schedule; say why; prepare the cache.
@@ -122,7 +129,17 @@ def command(
     asked = (spacing, dims, memory, budget, seed, device, series or (), read, wanted, network, splits)
     besides = [name.strip() for name in also.split(",") if name.strip()]
     planned = console.follow(
-        steps.plan(data, run, *asked, also=besides, init=init, loss=loss, class_weights=class_weights)
+        steps.plan(
+            data,
+            run,
+            *asked,
+            also=besides,
+            init=init,
+            loss=loss,
+            class_weights=class_weights,
+            on=options.place(on, jobs, slurm, interface, tls, insecure),
+            part=part,
+        )
     )
     differences = differences_between(planned.plan, other) if other is not None else []
     if json:

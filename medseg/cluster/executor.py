@@ -93,7 +93,10 @@ class DaskExecutor(Executor):
 
     def status(self) -> str:
         """How it stands, in a few words."""
-        return f"{self.workers} worker{'' if self.workers == 1 else 's'}" if self.workers else "no worker yet"
+        if not self.workers:
+            return "no worker yet"
+        most = f", {self.peak_bytes / 1e9:.1f} GB at most" if self.peak_bytes else ""
+        return f"{self.workers} worker{'' if self.workers == 1 else 's'}{most}"
 
     def _ended(self, key: str, begun: float, inner: Future[Outcome], outer: Future[T]) -> None:
         """Turn Dask's future into ours."""

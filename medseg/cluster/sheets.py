@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle  # noqa: TID251 - see above: between processes of one user, as a local pool does
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from shutil import rmtree
 from typing import Any
 
 from medseg.errors import ResourceError, explained
+from medseg.files import stray_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,7 @@ class Sheets:
     """A private folder of sheets, on the shared disk; it is made when it is first needed."""
 
     def __init__(self, within: Path) -> None:
-        # a name by which later runs know it as a stray (see files.py), should this one be killed
-        self.folder = within.resolve() / f".part-{os.getpid()}-{secrets.token_hex(4)}-cluster"
+        self.folder = within.resolve() / stray_name("cluster")
         self._count = 0
 
     def make(self) -> Path:

@@ -12,12 +12,18 @@ from medseg.parallel import peak_memory_bytes
 
 
 def effort_of(
-    expected: Expected, done: Sequence[Prediction], failed: int, skipped: int, seconds: float, device: torch.device
+    expected: Expected,
+    done: Sequence[Prediction],
+    failed: int,
+    skipped: int,
+    seconds: float,
+    device: torch.device,
+    here: bool = True,
 ) -> Effort:
     """The record of a run that ends now, after `seconds`.
 
     Memory is the most that the process ever held; that of a GPU since torch's count was last set back, which the
-    trial before the run and the window's own first tile do.
+    trial before the run and the window's own first tile do. Neither is told where this process did not do the work.
     """
     return Effort(
         device=device.type,
@@ -25,13 +31,13 @@ def effort_of(
         scans=len(done) + failed,
         done=skipped,
         failed=failed,
-        at_a_time=expected.at_a_time,
+        at_a_time=expected.at_a_time if here else 1,
         expected_minutes=None if expected.seconds is None else round(expected.seconds / 60, 3),
         minutes=round(seconds / 60, 3),
         expected_ram_gb=_in_gb(expected.ram_bytes),
-        ram_gb=_in_gb(peak_memory_bytes()),
+        ram_gb=_in_gb(peak_memory_bytes()) if here else None,
         expected_gpu_gb=_in_gb(expected.gpu_bytes),
-        gpu_gb=_in_gb(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None,
+        gpu_gb=_in_gb(torch.cuda.max_memory_allocated(device)) if here and device.type == "cuda" else None,
         expected_disk_gb=_in_gb(expected.disk_bytes) or 0.0,
         disk_gb=round(sum(output.bytes for one in done for output in one.outputs) / GB, 6),
         basis=expected.basis,

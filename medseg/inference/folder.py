@@ -22,7 +22,7 @@ import torch
 
 from medseg.errors import InputError, by_name
 from medseg.events import Advanced, Event, Note, Stage
-from medseg.files import output_folder
+from medseg.files import output_folder, stray_name
 from medseg.imaging.naming import read_case_map
 from medseg.imaging.scans import Found, Scan, Wanted, find_scans
 from medseg.imaging.writing.codes import code_of
@@ -32,13 +32,15 @@ from medseg.inference.case import Look, Segmenter
 from medseg.inference.effort import effort_of, told
 from medseg.inference.listing import remember, write_predictions
 from medseg.inference.manifests import Cases
+from medseg.inference.one import by_workers, workers_for
 from medseg.inference.overlap import Ended, Job, Stages, overlapped
 from medseg.inference.predictor import Predictor, load_predictor
 from medseg.inference.preflight import Expected, expect
 from medseg.inference.quality import folds_of, quality_told
 from medseg.inference.records import Effort, Prediction, Predictions, Unread
 from medseg.inference.work import Work, reason_of
-from medseg.parts import WHOLE, claimed
+from medseg.parallel import HERE, Where, Workers, among
+from medseg.parts import WHOLE, Part, claimed
 from medseg.planning.plan import Plan
 
 __all__ = ["Asked", "Inferred", "infer_folder"]
@@ -65,9 +67,17 @@ class Inferred:
 
 
 def infer_folder(
-    run: Path, scans: Path, out: Path, device: torch.device, asked: Asked | None = None
+    run: Path,
+    scans: Path,
+    out: Path,
+    device: torch.device,
+    asked: Asked | None = None,
+    where: Where = HERE,
+    on_workers: str = "auto",
 ) -> Iterator[Event | Inferred]:
     """Predict every scan under `scans`, or one part of them, with the model `run`; finished cases are skipped.
+
+    where: other processes than this one may do the work, each on a device of its own, `on_workers` as it is asked for.
 
     With what `medseg select` chose where it was run, else with the configuration that was planned. A scan that cannot
     be read is named and set aside; the others go on. Several parts may work on one `out` at the same time.
@@ -85,18 +95,29 @@ def infer_folder(
     predictor = _as_asked(predictor, asked)
     segmenter = Segmenter(predictor, device, Look(asked.quality, asked.probabilities, asked.uncertainty))
     with ExitStack() as until:
-        if used := out.is_dir():  # else nobody works on it, and none is made where the scans are no good
-            until.enter_context(claimed(output_folder(out), asked.part))
-        scratch = until.enter_context(TemporaryDirectory(prefix="medseg-"))
-        found = _found(scans, out, predictor.plan, asked, Path(scratch))
+        used = out.is_dir() or not where.here
+        if used:  # else nobody works on it, and none is made where the scans are no good
+            _take(until, out, asked.part)
+        found = _found(scans, out, predictor.plan, asked, _scratch(until, out, where))
         if not used:
-            until.enter_context(claimed(output_folder(out), asked.part))
-        if asked.part == WHOLE:  # nobody else writes here: what killed runs left half-written can go
-            for folder in (out, out / "cases"):
-                output_folder(folder, stray_after_s=0.0)
+            _take(until, out, asked.part)
         yield from (Note(text, warning=bad) for text, bad in predictor.told)
         yield from _told(predictor.plan, found, asked)
-        yield from _inferred(found, Work(segmenter, Cases(out), asked))
+        yield from _inferred(found, Work(segmenter, Cases(out), asked), run, where, on_workers)
+
+
+def _take(until: ExitStack, out: Path, part: Part) -> None:
+    """Claim a part of the folder; where that is all of it, what killed runs left half-written can go."""
+    until.enter_context(claimed(output_folder(out), part))
+    if part == WHOLE:
+        for folder in (out, out / "cases"):
+            output_folder(folder, stray_after_s=0.0)
+
+
+def _scratch(until: ExitStack, out: Path, where: Where) -> Path:
+    """Where scans from zip files lie meanwhile: on the disk that all machines share, if others are to read them."""
+    prefix, folder = ("medseg-", None) if where.here else (stray_name("scans-"), out.resolve() / "cases")
+    return Path(until.enter_context(TemporaryDirectory(prefix=prefix, dir=folder)))
 
 
 def _as_asked(predictor: Predictor, asked: Asked) -> Predictor:
@@ -144,7 +165,7 @@ class _Outcome:
         return self.skipped + len(self.done) + len(self.failed)
 
 
-def _inferred(found: Found, work: Work) -> Iterator[Event | Inferred]:
+def _inferred(found: Found, work: Work, run: Path, where: Where, on_workers: str) -> Iterator[Event | Inferred]:
     """Say what to expect, do what is to be done, and say what came of it."""
     predictor, device, asked, out = work.segmenter.predictor, work.segmenter.device, work.asked, work.cases.out
     mine, now = [scan for scan in found.scans if asked.part.holds(scan.name)], time.time()
@@ -157,7 +178,7 @@ def _inferred(found: Found, work: Work) -> Iterator[Event | Inferred]:
     outcome, efforts = _Outcome(len(mine) - len(todo)), dict[str, Effort]()
     expected = expect(todo, work.segmenter, asked, out) if todo else None
     if expected:
-        yield Note(expected.words)
+        yield Note(expected.words if where == HERE else f"on one worker like this machine {expected.words}")
     part = f", part {asked.part.words} of {len(found.scans)}" if asked.part.of > 1 else ""
     before = f" ({outcome.skipped} done before)" if outcome.skipped else ""
     yield Stage("infer", len(mine), f"{len(mine)} scan(s){part}{before}, {len(predictor.folds)} fold(s)")
@@ -165,9 +186,12 @@ def _inferred(found: Found, work: Work) -> Iterator[Event | Inferred]:
         yield Advanced(outcome.skipped, "done before")
     if expected:
         began = time.monotonic()
-        yield from _worked(todo, work, expected, outcome)
+        if where == HERE:
+            yield from _worked(todo, work, expected, outcome)
+        else:
+            yield from _worked_by(workers_for(todo, expected, where), todo, work, expected, outcome, run, on_workers)
         seconds = time.monotonic() - began
-        effort = effort_of(expected, outcome.done, len(outcome.failed), outcome.skipped, seconds, device)
+        effort = effort_of(expected, outcome.done, len(outcome.failed), outcome.skipped, seconds, device, where == HERE)
         efforts[asked.part.words] = effort
         yield Note(told(effort))
     if outcome.skipped:
@@ -193,7 +217,22 @@ def _worked(todo: Sequence[Scan], work: Work, expected: Expected, outcome: _Outc
             yield from _ended(ended, work, outcome)
 
 
-def _ended(ended: Ended[Scan, Prediction], work: Work, outcome: _Outcome) -> Iterator[Event]:
+def _worked_by(
+    workers: Workers,
+    todo: Sequence[Scan],
+    work: Work,
+    expected: Expected,
+    outcome: _Outcome,
+    run: Path,
+    on_workers: str,
+) -> Iterator[Event]:
+    """The same by other processes, each with the memory of its own machine."""
+    yield from map(Note, workers.told)
+    for ended in by_workers(todo, work, run, on_workers, expected, workers):
+        yield from _ended(ended, work, outcome, workers.status())
+
+
+def _ended(ended: Ended[Scan, Prediction], work: Work, outcome: _Outcome, status: str = "") -> Iterator[Event]:
     """Keep what came of one scan, and say it."""
     name = ended.what.name
     if ended.reason:
@@ -204,7 +243,7 @@ def _ended(ended: Ended[Scan, Prediction], work: Work, outcome: _Outcome) -> Ite
     else:
         outcome.done.append(ended.result)
         yield from (Note(f"{name}: {text}", warning=True) for text in ended.result.warnings)
-    yield Advanced(outcome.ended, name)
+    yield Advanced(outcome.ended, among(name, status))
 
 
 def _told(plan: Plan, found: Found, asked: Asked) -> Iterator[Note]:

@@ -41,7 +41,7 @@ class Expected:
 
     needs: by scan, None where its header does not tell. refused: scans that cannot fit, with the reason. ram_bytes: of
     the whole process at its peak. room_bytes: of memory, for scans; at_a_time: how many of the largest it holds. basis:
-    what the figures rest on.
+    what the figures rest on. network_bytes: of memory, for a forward pass on a CPU.
     """
 
     needs: Mapping[str, Need | None]
@@ -55,6 +55,7 @@ class Expected:
     room_bytes: float
     at_a_time: int
     basis: tuple[str, ...]
+    network_bytes: float = 0.0
 
     def bytes_of(self, scan: str) -> float:
         """Memory that a scan takes at most; all, where nothing tells, so that it is done alone."""
@@ -110,6 +111,7 @@ def expect(
         room_bytes=room,
         at_a_time=at_a_time,
         basis=tuple(_basis(needs, known, passes, at_a_time)),
+        network_bytes=max(forward_bytes(one, "cpu") for one in used.values()),
     )
 
 

@@ -19,14 +19,17 @@ from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.imaging.source import ReadOptions
 from medseg.imaging.structures import alike
+from medseg.parallel import Where
+from medseg.parts import Part, part_from
 from medseg.pipeline.machine import kind_of, machine, may_have_gpu, resampler
+from medseg.pipeline.where import LOCAL, On, working
 from medseg.planning.checks.check import check_cases, failure
 from medseg.planning.cost import Machine
 from medseg.planning.decide import family_named
 from medseg.planning.fingerprint import CaseFingerprint, fingerprint_of
 from medseg.planning.plan import Budget, Name, Plan, Request, budget_from
 from medseg.planning.weights import check_weights, loss_named
-from medseg.preprocessing.resample import Resampler
+from medseg.preprocessing.resample import ON_CPU, Resampler
 
 if TYPE_CHECKING:
     from medseg.evaluation.comparison import Comparison
@@ -65,13 +68,16 @@ def plan(
     init: Path | None = None,
     loss: str = "dice_ce",
     class_weights: str = "even",
+    on: On = LOCAL,
+    part: str = "0/1",
 ) -> Iterator[Event | Planned]:
     """Look at the labelled scans in `data`, decide, and prepare them in `run`.
 
     labels: names of the structures wanted. network: a family of networks. splits: a file of folds as nnU-Net's.
     also: configurations that are prepared besides the chosen one. init: a model that training shall begin with; its
     network and how it sees scans are taken over, and it is copied into the run. loss: what training makes small.
-    class_weights: `even`, `volume`, or names with numbers, `liver=1,tumour=4`.
+    class_weights: `even`, `volume`, or names with numbers, `liver=1,tumour=4`. on: where the work per case is done.
+    part: `I/N`, of N parts of the cases that are looked at and prepared by as many commands.
     """
     from medseg.planning.dataset import plan_dataset
 
@@ -99,10 +105,13 @@ def plan(
     )
     if kind == "cuda" and not may_have_gpu():
         yield Note("there is no GPU here: the plan is for one of another machine")
-    if init is None:
-        yield from plan_dataset(data, run, request, machine(kind), splits, resampler(kind))
-        return
-    yield from _plan_for(init, data, run, request, machine(kind), splits, resampler(kind))
+    share, sampler = part_from(part), resampler(kind) if on == LOCAL else ON_CPU
+    with working(on, run) as where:
+        places = (data, run) if on.here else (data.resolve(), run.resolve())  # as other machines know them
+        if init is None:
+            yield from plan_dataset(*places, request, machine(kind), splits, sampler, where=where, part=share)
+        else:
+            yield from _plan_for(init, *places, request, machine(kind), splits, sampler, where, share)
 
 
 def _plan_for(
@@ -110,9 +119,11 @@ def _plan_for(
     data: Path,
     run: Path,
     request: Request,
-    where: Machine,
+    machine: Machine,
     splits: Path | None,
-    on: Resampler,
+    sampler: Resampler,
+    where: Where,
+    part: Part,
 ) -> Iterator[Event | Planned]:
     """Plan to fine-tune a model, and keep a copy of it in the run."""
     from medseg.inference.model import copy_model, model_at, read_card
@@ -127,7 +138,7 @@ def _plan_for(
     asked = {"init": card.weights_sha256, "network": card.plan.request.network}
     yield Note(f"training will begin with the model of {card.plan.dataset}, fold {card.fold}: {_scores(card.dice)}")
     request = request.model_copy(update=asked)
-    for event in plan_dataset(data, run, request, where, splits, on, card.plan):
+    for event in plan_dataset(data, run, request, machine, splits, sampler, card.plan, where, part):
         if isinstance(event, Planned):
             copy_model(folder, run / INIT)
         yield event
@@ -258,6 +269,7 @@ def infer(
     largest: Sequence[str] = (),
     fill: Sequence[str] = (),
     report: bool = True,
+    on: On = LOCAL,
 ) -> Iterator[Event | Inferred]:
     """Predict every scan under `scans` with the model `run`; results in `formats`.
 
@@ -265,13 +277,12 @@ def infer(
     `standard` or `max`. structures: all others are left out; none means that all are kept. split: NIfTI has a file a
     structure. instances: structures whose separate parts are numbered. min_volume, largest, fill:
     post-processing in place of what training chose, as `inference.overrides` reads it. report: whether `report.html` is
-    written once all parts are done.
+    written once all parts are done. on: where the work per case is done.
     """
     from medseg.compute import choose_device
     from medseg.imaging.writing.codes import read_codes
     from medseg.inference.asked import Asked, quality_from
     from medseg.inference.folder import Inferred, infer_folder
-    from medseg.parts import part_from
 
     asked = Asked(
         formats=tuple(formats),
@@ -290,10 +301,13 @@ def infer(
         largest=tuple(largest),
         fill=tuple(fill),
     )
-    for event in infer_folder(run, scans, out, choose_device(device), asked):
-        if report and isinstance(event, Inferred):
-            yield from _inference_report(event, asked.options)
-        yield event
+    here = choose_device(device if on.here else "cpu")  # elsewhere the workers choose theirs
+    with working(on, out, gpus=here.type == "cuda") as where:
+        places = (run, scans, out) if on == LOCAL else (run.resolve(), scans.resolve(), out.resolve())
+        for event in infer_folder(*places, here, asked, where, device):
+            if report and isinstance(event, Inferred):
+                yield from _inference_report(event, asked.options)
+            yield event
 
 
 def _inference_report(inferred: Inferred, options: ReadOptions) -> Iterator[Event]:

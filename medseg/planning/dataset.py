@@ -6,37 +6,33 @@ RUN/plan.json  fingerprint.json  splits.json  cache/fingerprint/<case>.json  cac
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from medseg.errors import InputError, MedsegError, RunError
-from medseg.events import Advanced, Event, Note, Stage
+from medseg.errors import InputError, RunError
+from medseg.events import Event, Note
 from medseg.files import output_folder, read_record, write_record
-from medseg.imaging.dataset import DICOM, Case, Dataset, find_dataset
+from medseg.imaging.dataset import DICOM, Dataset, find_dataset
 from medseg.imaging.naming import CaseMap, MappedCase, read_case_map
-from medseg.imaging.overlaps import CODE as OVERLAP
-from medseg.imaging.reading import shape_of
-from medseg.imaging.structures import IGNORE
-from medseg.parallel import Done, local_executor, over_cases
+from medseg.parallel import HERE, Where
+from medseg.parts import WHOLE, Part, claimed
 from medseg.planning.adopt import decide_like
-from medseg.planning.checks.check import check_cases, told
-from medseg.planning.cost import GB, Machine
+from medseg.planning.cost import Machine
 from medseg.planning.decide import decide, family_named
-from medseg.planning.explain import IN_WORDS, counted, duration, size
-from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, FingerprintJob, fingerprint_case, merged
+from medseg.planning.explain import IN_WORDS
+from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, merged
+from medseg.planning.look import found_in, judged, look_at
 from medseg.planning.plan import Plan, Region, Request, Splits, Structure
-from medseg.planning.preparation import prepare_cases, set_aside, to_prepare
-from medseg.planning.regions import left_out, regions_of
+from medseg.planning.preparation import prepare_cases, to_prepare
+from medseg.planning.regions import regions_of
+from medseg.planning.shares import WITHIN, begin, is_planned, others_looked, planned, planning_alone, tell
 from medseg.planning.spacing import check_spacing
 from medseg.planning.splits import GIVEN, GivenFolds, check_names, given_splits, read_folds, split
 from medseg.preprocessing.resample import ON_CPU, Resampler
 
 MOST_BAD = 0.5  # with more bad cases than this share something general is wrong: better to stop
-LOOK_SECONDS = {"case": 0.01, "byte": 6e-8}  # of image files, one core
-LOOK_BYTES_A_VOXEL = 16.0  # a channel: as read, as float32, stacked, and the label
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,27 @@ class Planned:
     failed: dict[str, str]
 
 
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of planning: the data, the run, what was given, and whose machine and network it is for."""
+
+    dataset: Dataset
+    regions: tuple[Region, ...]
+    run: Path
+    request: Request
+    machine: Machine
+    model: Plan | None
+    given: GivenFolds | None
+    shown: Path | str
+
+
+@dataclass(frozen=True)
+class _Answer:
+    plan: Plan
+    fingerprint: Fingerprint
+    splits: Splits
+
+
 def plan_dataset(
     data: Path,
     run: Path,
@@ -59,49 +76,116 @@ def plan_dataset(
     folds: Path | None = None,
     resampler: Resampler = ON_CPU,
     model: Plan | None = None,
+    where: Where = HERE,
+    part: Part = WHOLE,
 ) -> Iterator[Event | Planned]:
     """Plan for the labelled scans in `data` and prepare them in `run`; what is done already is not done again.
 
     machine: the one that will train. folds: a file of folds as nnU-Net's; else `splits_final.json` in `data`, or own
     ones. resampler: a GPU's, for cases that are prepared one after another in this process. model: the plan of a model
-    that training begins with, whose network and view of scans are taken over.
+    that training begins with, whose network and view of scans are taken over. where: the work per case is done. part:
+    the cases that are looked at and prepared; the plan is one for all parts (see `shares`).
 
     Raises:
-        InputError: no data set there, most of its cases are bad, or an option cannot be used.
+        InputError: no data set there, most of its cases are bad, or an option cannot be used; another run works on it.
         RunError: `run` holds folds that were trained by another plan.
+        NotYet: other parts are not looked at yet, and nobody does so.
         ResourceError: `run` cannot be written to, or the machine has too little memory to train.
     """
     check_spacing(request.spacing)
     family_named(request.network)
     case_map = read_case_map(run)
     dataset = find_dataset(data, case_map.secret, request.options, request.series, request.labels)
-    where = DICOM if dataset.layout == "dicom" else data
-    regions = regions_of(dataset)
     given = _given(dataset, folds)
     request = request.model_copy(update={"splits": given.digest if given else ""})
-    output_folder(run)
-    _remember(run, case_map, dataset)
-    failed = {left.where: left.reason for left in dataset.left if left.broken}
-    looked: list[CaseFingerprint] = []
-    yield from _look(dataset, regions, run, failed, looked)
-    fingerprint = merged(*(Fingerprint(cases=(c,)) for c in looked if c.case not in failed))
-    _refuse_bad(fingerprint, failed, where)
+    shown = DICOM if dataset.layout == "dicom" else data
+    question = _Question(dataset, regions_of(dataset), run, request, machine, model, given, shown)
+    with claimed(output_folder(run), part, WITHIN):
+        _remember(run, case_map, dataset)
+        failed = {left.where: left.reason for left in dataset.left if left.broken}
+        yield from found_in(dataset, question.regions)
+        looked: list[CaseFingerprint] = []
+        if part == WHOLE:
+            yield from look_at(dataset, run, failed, looked, where)
+            answer = yield from _answered(question, failed, looked)
+        else:
+            answer = yield from _answered_once(question, failed, looked, where, part)
+        mine = share_of(dataset, part)
+        yield from prepare_cases(mine, run, answer.fingerprint, answer.plan, failed, resampler, where)
+        answer = yield from _without(answer, question, failed)
+    prepared = {case.name for case in mine.cases}.intersection(case.case for case in answer.fingerprint.cases)
+    yield Planned(run, answer.plan, answer.fingerprint, answer.splits, len(prepared), failed)
 
+
+def _answered(
+    question: _Question, failed: dict[str, str], looked: list[CaseFingerprint]
+) -> Generator[Event, None, _Answer]:
+    """The plan for the cases that were looked at, all of them; it and what it rests on are written."""
+    run = question.run
+    yield from judged(question.dataset, failed, looked)
+    fingerprint = merged(*(Fingerprint(cases=(c,)) for c in looked if c.case not in failed))
+    _refuse_bad(fingerprint, failed, question.shown)
     before = yield from _standing_plan(run)
-    plan = _plan(dataset, regions, before, fingerprint, request, machine, model)
+    plan = _plan(question, before, fingerprint)
     to_prepare(plan)
     if not _stands(plan, before) and _is_trained(run):
         raise RunError("holds folds that were trained by another plan", run, "plan into a new folder")
-    splits = yield from _write_cases(run, fingerprint, request.seed, given)
+    splits = yield from _write_cases(run, fingerprint, question.request.seed, question.given)
     write_record(run / "plan.json", plan)
     yield Note(f"plan {'stands' if before == plan else 'written'}: {IN_WORDS[plan.chosen]}, {run / 'plan.json'}")
+    return _Answer(plan, fingerprint, splits)
 
-    yield from prepare_cases(dataset, run, fingerprint, plan, failed, resampler)
-    prepared = Fingerprint(cases=tuple(c for c in fingerprint.cases if c.case not in failed))
-    if prepared != fingerprint:
-        _refuse_bad(prepared, failed, where)
-        splits = yield from _write_cases(run, prepared, request.seed, given)  # training must not wait for the others
-    yield Planned(run, plan, prepared, splits, len(prepared.cases), failed)
+
+def _answered_once(
+    question: _Question, failed: dict[str, str], looked: list[CaseFingerprint], where: Where, part: Part
+) -> Generator[Event, None, _Answer]:
+    """The plan for all parts, made by the first of them that finds all cases looked at; `failed` keeps this part's."""
+    run, others = question.run, {name for name in failed if not part.holds(name)}
+    begin(run, part)
+    yield from look_at(share_of(question.dataset, part), run, failed, looked, where)
+    seen = tell(run, part, looked, failed)
+    yield from others_looked(run, part)
+    with planning_alone(run):
+        if not is_planned(run, part, seen) or not _is_asked(run, question.request):
+            rest = [case for case in question.dataset.cases if not part.holds(case.name)]
+            yield from look_at(replace(question.dataset, cases=tuple(rest)), run, failed, looked, where)
+            answer = yield from _answered(question, failed, looked)
+            planned(run, part)
+        else:
+            yield Note(f"the plan was made by another part: {run / 'plan.json'}")
+            made, fingerprint = read_record(run / "plan.json", Plan), read_record(run / "fingerprint.json", Fingerprint)
+            answer = _Answer(made, fingerprint, read_record(run / "splits.json", Splits))
+            used = {case.case for case in fingerprint.cases}
+            failed |= {c.case: "was set aside by the part that made the plan" for c in looked if c.case not in used}
+    for name in others | {name for name in failed if not part.holds(name)}:
+        failed.pop(name, None)  # said by their own part
+    return answer
+
+
+def share_of(dataset: Dataset, part: Part) -> Dataset:
+    """The data set with the cases of a part."""
+    return replace(dataset, cases=tuple(case for case in dataset.cases if part.holds(case.name)))
+
+
+def _is_asked(run: Path, request: Request) -> bool:
+    """Whether the plan that is there answers this request."""
+    try:
+        return read_record(run / "plan.json", Plan).request == request
+    except InputError:
+        return False
+
+
+def _without(answer: _Answer, question: _Question, failed: Mapping[str, str]) -> Generator[Event, None, _Answer]:
+    """The same without the cases that could not be prepared: training must not wait for them."""
+    run = question.run
+    if not any(case.case in failed for case in answer.fingerprint.cases):
+        return answer
+    with planning_alone(run):  # other parts may have left out theirs meanwhile
+        there = read_record(run / "fingerprint.json", Fingerprint)
+        fingerprint = Fingerprint(cases=tuple(c for c in there.cases if c.case not in failed))
+        _refuse_bad(fingerprint, dict(failed), question.shown)
+        splits = yield from _write_cases(run, fingerprint, question.request.seed, question.given)
+    return _Answer(answer.plan, fingerprint, splits)
 
 
 def _given(dataset: Dataset, folds: Path | None) -> GivenFolds | None:
@@ -129,57 +213,6 @@ def _remember(run: Path, case_map: CaseMap, dataset: Dataset) -> None:
         write_record(path, CaseMap(key=case_map.key, cases=cases), private=True)
 
 
-def _found(dataset: Dataset, regions: Sequence[Region]) -> Iterator[Event]:
-    """What is not as one may expect before any case is read."""
-    for left in dataset.left:
-        yield Note(f"not used: {left.where}: {left.reason}", warning=True)
-    if dataset.not_wanted:
-        yield Note(f"left out, since --labels does not name them: {', '.join(dataset.not_wanted)}")
-    if dataset.stored_values:
-        renumbered = (
-            f"{old} ({dataset.labels.get(new, IGNORE)}) is {new}" for new, old in dataset.stored_values.items()
-        )
-        yield Note(f"values that no label map can hold have others here: {', '.join(renumbered)}")
-    if dataset.regions and not regions:
-        named = ", ".join(dataset.regions)
-        why = "since no regions_class_order says how they are painted: the plain labels below them are"
-        yield Note(f"regions ({named}) are not trained as such, {why}")
-    if lone := left_out(dataset, regions):
-        yield Note(f"not trained, since no region holds them: {', '.join(lone)}", warning=True)
-
-
-def _look(
-    dataset: Dataset, regions: Sequence[Region], run: Path, failed: dict[str, str], looked: list[CaseFingerprint]
-) -> Iterator[Event]:
-    """Look at every case; into `looked` what was seen, and into `failed` those that cannot be used."""
-    yield from _found(dataset, regions)
-    bare = replace(dataset, cases=(), left=())  # all that a worker needs: jobs stay small however many cases there are
-    jobs = [FingerprintJob(case, bare, run / "cache" / "fingerprint") for case in dataset.cases]
-    bytes_ = _bytes(dataset.cases)
-    seconds = len(jobs) * LOOK_SECONDS["case"] + bytes_ * LOOK_SECONDS["byte"]
-    expect = f"reading {counted(len(jobs), 'case')}, {size(bytes_ / GB)}, about {duration(max(seconds, 1))} on one core"
-    yield Stage("look", len(jobs), expect)
-    executor, in_flight = local_executor(len(jobs), seconds, LOOK_BYTES_A_VOXEL * _largest(dataset.cases))
-    for n, result in enumerate(over_cases(fingerprint_case, jobs, executor, in_flight), 1):
-        if isinstance(result, Done):
-            looked.append(result.record)
-        else:
-            failed[result.case.case.name] = result.reason
-            yield set_aside(result.case.case.name, result.reason)
-        yield Advanced(n, result.case.case.name)
-    for case in sorted(looked, key=lambda c: c.case):
-        for note in case.notes:
-            yield Note(f"{case.case}: {note}", warning=note.startswith(OVERLAP))
-    for finding in check_cases(looked, dataset.labels):
-        if finding.how_bad == "unusable":
-            failed[finding.case] = finding.what
-            yield Note(f"set aside: {told(finding)}", warning=True)
-        elif finding.how_bad == "suspect":
-            yield Note(f"look at: {told(finding)}", warning=True)
-        else:
-            yield Note(told(finding))
-
-
 def _refuse_bad(fingerprint: Fingerprint, failed: dict[str, str], data: Path | str) -> None:
     total = len(fingerprint.cases) + len(failed)
     if len(failed) > MOST_BAD * total:
@@ -201,16 +234,9 @@ def _standing_plan(run: Path) -> Generator[Event, None, Plan | None]:
         return None
 
 
-def _plan(
-    dataset: Dataset,
-    regions: tuple[Region, ...],
-    stands: Plan | None,
-    fingerprint: Fingerprint,
-    request: Request,
-    machine: Machine,
-    model: Plan | None,
-) -> Plan:
+def _plan(question: _Question, stands: Plan | None, fingerprint: Fingerprint) -> Plan:
     """The plan that stands if it answers the same question, else a new one: times measured anew would differ."""
+    dataset, request, regions = question.dataset, question.request, question.regions
     structures = tuple(Structure(value=value, name=name) for value, name in sorted(dataset.labels.items()))
     if stands is not None:
         before = stands.request.model_copy(update={"also": request.also})
@@ -218,9 +244,9 @@ def _plan(
         wanted = (request, fingerprint.digest, dataset.channels, structures, version("medseg"))
         if asked == wanted and (stands.regions, stands.ignore) == (regions, dataset.ignore):
             return stands.model_copy(update={"request": request})
-    question = (fingerprint, structures, dataset.channels, request, machine)
-    found = (regions, dataset.ignore)
-    decided = decide(*question, *found) if model is None else decide_like(*question, model, *found)
+    told = (fingerprint, structures, dataset.channels, request, question.machine)
+    found, model = (regions, dataset.ignore), question.model
+    decided = decide(*told, *found) if model is None else decide_like(*told, model, *found)
     return Plan(
         medseg=version("medseg"),
         dataset=dataset.name,
@@ -281,22 +307,3 @@ def _standing_splits(path: Path) -> Splits | None:
 
 def _named(splits: Splits) -> set[str]:
     return {name for fold in splits.folds for name in (*fold.train, *fold.validation)}
-
-
-def _largest(cases: Sequence[Case]) -> float:
-    """Voxels, times channels, of the case with the largest file: what looking at one case needs memory for."""
-    if not cases:
-        return 0.0
-    case = max(cases, key=lambda c: _size(c.images[0].paths))
-    try:
-        return float(math.prod(shape_of(case.images[0])) * len(case.images))
-    except MedsegError:
-        return 0.0  # it will fail by name when its turn comes
-
-
-def _bytes(cases: Sequence[Case]) -> float:
-    return float(sum(_size(source.paths) for case in cases for source in case.images))
-
-
-def _size(paths: Sequence[Path]) -> int:
-    return sum(path.stat().st_size for path in paths)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from medseg.errors import InputError
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.imaging.dataset import Dataset
-from medseg.parallel import MEMORY_SHARE, Done, available_memory_bytes, local_executor, over_cases
+from medseg.parallel import HERE, MEMORY_SHARE, Done, Where, Workers, among, available_memory_bytes, over_cases
 from medseg.planning.cost import GB, preparing_bytes
 from medseg.planning.explain import counted, duration, size
 from medseg.planning.fingerprint import Fingerprint
@@ -39,14 +39,20 @@ def to_prepare(plan: Plan) -> tuple[Configuration, ...]:
 
 
 def prepare_cases(
-    dataset: Dataset, run: Path, fingerprint: Fingerprint, plan: Plan, failed: dict[str, str], resampler: Resampler
+    dataset: Dataset,
+    run: Path,
+    fingerprint: Fingerprint,
+    plan: Plan,
+    failed: dict[str, str],
+    resampler: Resampler,
+    where: Where = HERE,
 ) -> Iterator[Event]:
     """Prepare the cases that do not stand prepared yet for every configuration that needs it; into `failed` those that
     cannot be.
     """
     for configuration in to_prepare(plan):
         looked = Fingerprint(cases=tuple(c for c in fingerprint.cases if c.case not in failed))
-        yield from _prepare(dataset, run, looked, configuration, failed, resampler)
+        yield from _prepare(dataset, run, looked, configuration, failed, resampler, where)
 
 
 def _prepare(
@@ -56,6 +62,7 @@ def _prepare(
     configuration: Configuration,
     failed: dict[str, str],
     resampler: Resampler,
+    where: Where,
 ) -> Iterator[Event]:
     """For one configuration, the largest case first."""
     settings, folder = configuration.preprocessing, run / "cache" / configuration.cache
@@ -81,12 +88,14 @@ def _prepare(
         f"about {duration(max(seconds, 1))} on one core, {size(case_bytes / GB)} of RAM a case, {size(disk)} on disk"
     )
     yield Stage("prepare", len(todo), f"for {configuration.cache}: {expect}" if todo else "nothing to do")
-    executor, in_flight = _executor(len(todo), seconds, case_bytes, resampler)
-    for done, result in enumerate(over_cases(prepare_case, todo, executor, in_flight), 1):
+    workers = _workers(len(todo), seconds, case_bytes, resampler, where)
+    yield from map(Note, workers.told)
+    for done, result in enumerate(over_cases(prepare_case, todo, workers.executor, workers.in_flight), 1):
+        name = result.case.case.name
         if not isinstance(result, Done):
-            failed[result.case.case.name] = result.reason
-            yield set_aside(result.case.case.name, result.reason)
-        yield Advanced(done, result.case.case.name)
+            failed[name] = result.reason
+            yield set_aside(name, result.reason)
+        yield Advanced(done, among(name, workers.status()))
 
 
 def _stands(job: CacheJob) -> bool:
@@ -94,12 +103,12 @@ def _stands(job: CacheJob) -> bool:
     return stands is not None and stands.key == cache_key(job)
 
 
-def _executor(n: int, seconds: float, case_bytes: float, resampler: Resampler) -> tuple[Executor, int]:
+def _workers(n: int, seconds: float, case_bytes: float, resampler: Resampler, where: Where) -> Workers:
     """Processes for a CPU. A GPU is held by this process: then threads read and write around it."""
     if resampler is ON_CPU:
-        return local_executor(n, seconds, case_bytes)
+        return where.workers(n, seconds, case_bytes)
     readers = max(1, min(n, GPU_READERS, int(MEMORY_SHARE * available_memory_bytes() / max(case_bytes, 1.0))))
-    return ThreadPoolExecutor(readers), readers
+    return Workers(ThreadPoolExecutor(readers), readers)
 
 
 def set_aside(case: str, reason: str) -> Note:

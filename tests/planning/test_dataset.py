@@ -20,8 +20,9 @@ from medseg.files import read_record, write_record
 from medseg.imaging.naming import read_case_map
 from medseg.imaging.source import ReadOptions
 from medseg.networks.topology import NetworkSettings
-from medseg.parallel import InPlace
+from medseg.parallel import HERE, InPlace
 from medseg.planning import dataset as module
+from medseg.planning import look as looking
 from medseg.planning import preparation
 from medseg.planning.cost import Machine, Measured
 from medseg.planning.dataset import Planned, plan_dataset
@@ -283,14 +284,14 @@ def test_where_nothing_can_be_prepared_planning_stops(tmp_path, monkeypatch):
 
 
 def test_a_killed_worker_is_told_with_its_case(tmp_path, monkeypatch):
-    look = module.fingerprint_case
+    look = looking.fingerprint_case
 
     def dying(job):
         if job.case.name == "case1":
             raise MemoryError
         return look(job)
 
-    monkeypatch.setattr(module, "fingerprint_case", dying)
+    monkeypatch.setattr(looking, "fingerprint_case", dying)
     planned, notes = plan(write_dataset(tmp_path / "data", n=3), tmp_path / "run")
     assert set(planned.failed) == {"case1"}
     assert any("set aside" in note and "case1" in note for note in notes)
@@ -668,12 +669,12 @@ def test_a_device_that_resamples_prepares_the_same_cases(tmp_path):
 
 
 def test_a_device_works_in_threads_of_this_process_a_processor_does_not():
-    here, at_once = preparation._executor(20, 1000.0, 1e6, on_device(torch.device("cpu")))
+    here, at_once, *_ = preparation._workers(20, 1000.0, 1e6, on_device(torch.device("cpu")), HERE)
     assert isinstance(here, ThreadPoolExecutor)
     assert at_once == preparation.GPU_READERS
-    few, at_once = preparation._executor(20, 1000.0, 1e15, on_device(torch.device("cpu")))
+    few, at_once, *_ = preparation._workers(20, 1000.0, 1e15, on_device(torch.device("cpu")), HERE)
     assert at_once == 1
-    elsewhere, _ = preparation._executor(2, 0.1, 1e6, ON_CPU)
+    elsewhere, *_ = preparation._workers(2, 0.1, 1e6, ON_CPU, HERE)
     assert isinstance(elsewhere, InPlace)
     for executor in (here, few, elsewhere):
         executor.shutdown()

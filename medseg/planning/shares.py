@@ -1,0 +1,117 @@
+"""One plan for parts that several machines look at: each looks at its own cases, and the first that finds all of them
+looked at makes the plan for all.
+
+RUN/cache/parts/looked-<k>-of-<n>.json   part k is looked at, and a digest of what was seen
+RUN/cache/parts/planned.json             of which such digests the plan was made
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from medseg.errors import SOME_FAILED, InputError, MedsegError, explained
+from medseg.events import Event, Note
+from medseg.files import Record, read_record, write_record
+from medseg.locks import lock
+from medseg.parts import Part, is_claimed
+from medseg.planning.fingerprint import CaseFingerprint
+
+WITHIN = "cache"  # the folder of a run where its parts are claimed
+LOOK_EVERY_S = 0.5
+PLANNING_S = 3600.0  # one plans, with trial steps of training, while the others wait
+
+
+class NotYet(MedsegError):
+    """This part cannot go on before others are further."""
+
+    exit_code = SOME_FAILED
+
+
+class Looked(Record):
+    """What one part saw."""
+
+    digest: str
+
+
+class PlannedFrom(Record):
+    """What the parts saw that the plan was made for, by the number of the part."""
+
+    of: int
+    digests: dict[int, str]
+
+
+def begin(run: Path, part: Part) -> None:
+    """From here on the part is not looked at."""
+    with explained(run):
+        _marker(run, part.number, part.of).unlink(missing_ok=True)
+
+
+def tell(run: Path, part: Part, looked: Sequence[CaseFingerprint], failed: Mapping[str, str]) -> Looked:
+    """The part is looked at."""
+    said = [sorted((case.case, case.key) for case in looked), sorted(name for name in failed if part.holds(name))]
+    record = Looked(digest=hashlib.sha256(repr(said).encode()).hexdigest())
+    write_record(_marker(run, part.number, part.of), record)
+    return record
+
+
+def others_looked(run: Path, part: Part) -> Iterator[Event]:
+    """Wait for the other parts as long as they are at work.
+
+    Raises:
+        NotYet: one is neither looked at nor at work.
+    """
+    told = False
+    while missing := [k for k in range(part.of) if _read(_marker(run, k, part.of)) is None]:
+        idle = [f"{k}/{part.of}" for k in missing if not is_claimed(run, Part(k, part.of), WITHIN)]
+        if idle := [words for words in idle if _read(_marker(run, int(words.split("/")[0]), part.of)) is None]:
+            more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+            what = f"part {part.words} is looked at, and nobody works on {', '.join(idle[:3])}{more}"
+            raise NotYet(what, run, "start the other parts, then run the same command again")
+        if not told:
+            yield Note(f"looked at part {part.words}; waiting for {len(missing)} other part(s), which are at work")
+            told = True
+        time.sleep(LOOK_EVERY_S)
+
+
+@contextmanager
+def planning_alone(run: Path) -> Iterator[None]:
+    """Make the plan, or find it made, while no other part does."""
+    with lock(_folder(run) / ".plan.lock", PLANNING_S):
+        yield
+
+
+def is_planned(run: Path, part: Part, mine: Looked) -> bool:
+    """Whether the plan was made for what this part saw."""
+    try:
+        made = read_record(_folder(run) / "planned.json", PlannedFrom)
+    except InputError:
+        return False
+    return made.of == part.of and made.digests.get(part.number) == mine.digest
+
+
+def planned(run: Path, part: Part) -> None:
+    """The plan is made, for what all parts saw."""
+    seen = {k: found.digest for k in range(part.of) if (found := _read(_marker(run, k, part.of))) is not None}
+    write_record(_folder(run) / "planned.json", PlannedFrom(of=part.of, digests=seen))
+
+
+def _folder(run: Path) -> Path:
+    folder = run / WITHIN / "parts"
+    with explained(run):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _marker(run: Path, number: int, of: int) -> Path:
+    return _folder(run) / f"looked-{number}-of-{of}.json"
+
+
+def _read(path: Path) -> Looked | None:
+    try:
+        return read_record(path, Looked)
+    except InputError:
+        return None
