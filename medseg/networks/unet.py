@@ -6,6 +6,7 @@ B batch, C channel, L class. Convolutions before a norm have no bias: the norm t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,27 +18,36 @@ NEGATIVE_SLOPE = 0.01
 EPSILON = 1e-5
 
 
-class Conv3d(nn.Conv3d):
-    """A 3D convolution that is oneDNN's for inference on a CPU, whatever the size.
+class _OneDnn:
+    """A convolution that is oneDNN's for inference on a CPU, whatever the size and the number of threads.
 
     Torch's own rule leaves a single sample with a small map to a slower algorithm: it multiplies the first four sizes
-    of the input, which leaves out the last axis of a volume. A tile takes a U-Net 10 to 20 % less this way (measured on
-    two cores).
+    of the input, which leaves out the last axis of a volume, and it looks at the number of threads, by which the last
+    bit of an answer would depend on them. A tile takes a U-Net 10 to 20 % less this way (measured on two cores).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """See torch's, which it is in training and in half precision."""
+        mine: Any = self
         on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if not on_cpu or not torch.is_inference_mode_enabled() or isinstance(self.padding, str):
-            return super().forward(x)
-        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-            return super().forward(x)
+        forced = on_cpu and torch.is_inference_mode_enabled() and not isinstance(mine.padding, str)
+        if not forced or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            torchs: Tensor = super().forward(x)  # type: ignore[misc]
+            return torchs
         return torch.mkldnn_convolution(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            x, mine.weight, mine.bias, mine.padding, mine.stride, mine.dilation, mine.groups
         )
 
 
-CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Conv3d}
+class Conv2d(_OneDnn, nn.Conv2d):
+    """In two dimensions."""
+
+
+class Conv3d(_OneDnn, nn.Conv3d):
+    """In three."""
+
+
+CONV: dict[int, Callable[..., nn.Module]] = {2: Conv2d, 3: Conv3d}
 _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
@@ -55,11 +65,25 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) to the same shape."""
-        each = [
-            functional.batch_norm(one, None, None, self.weight, self.bias, training=True, eps=EPSILON)
-            for one in torch.split(x, 1)
-        ]
+        predicts = torch.is_inference_mode_enabled() and x.device.type == "cpu" and x.dtype != torch.float64
+        one_sample = self._with_even_sums if predicts else self._as_batch
+        each = [one_sample(one) for one in torch.split(x, 1)]
         return each[0] if len(each) == 1 else torch.cat(each)
+
+    def _as_batch(self, x_1CXYZ: Tensor) -> Tensor:
+        return functional.batch_norm(x_1CXYZ, None, None, self.weight, self.bias, training=True, eps=EPSILON)
+
+    def _with_even_sums(self, x_1CXYZ: Tensor) -> Tensor:
+        """The same with sums that do not depend on the number of threads, as those of batch_norm do (by 1e-6): so one
+        process with two threads and two processes with one give labels that are equal to the last voxel. It takes half
+        as long again as batch_norm's one pass, 2 % of a tile.
+        """
+        dims = (0, *range(2, x_1CXYZ.dim()))
+        n = x_1CXYZ.numel() / x_1CXYZ.shape[1]
+        mean_C = x_1CXYZ.sum(dims, dtype=torch.float32) / n
+        away = x_1CXYZ - mean_C.view(1, -1, *[1] * (x_1CXYZ.dim() - 2))
+        var_C = away.square_().sum(dims) / n
+        return functional.batch_norm(x_1CXYZ, mean_C, var_C, self.weight, self.bias, training=False, eps=EPSILON)
 
 
 def convolved(

@@ -22,6 +22,7 @@ from medseg.planning.fingerprint import CaseFingerprint
 
 WITHIN = "cache"  # the folder of a run where its parts are claimed
 LOOK_EVERY_S = 0.5
+PATIENCE_S = 60.0  # for parts that are started together: some begin to work sooner than others
 PLANNING_S = 3600.0  # one plans, with trial steps of training, while the others wait
 
 
@@ -59,21 +60,23 @@ def tell(run: Path, part: Part, looked: Sequence[CaseFingerprint], failed: Mappi
 
 
 def others_looked(run: Path, part: Part) -> Iterator[Event]:
-    """Wait for the other parts as long as they are at work.
+    """Wait for the other parts as long as they are at work, and a minute for them to begin.
 
     Raises:
         NotYet: one is neither looked at nor at work.
     """
-    told = False
+    seen_s, told = time.monotonic(), False
     while missing := [k for k in range(part.of) if _read(_marker(run, k, part.of)) is None]:
-        idle = [f"{k}/{part.of}" for k in missing if not is_claimed(run, Part(k, part.of), WITHIN)]
-        if idle := [words for words in idle if _read(_marker(run, int(words.split("/")[0]), part.of)) is None]:
-            more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
-            what = f"part {part.words} is looked at, and nobody works on {', '.join(idle[:3])}{more}"
-            raise NotYet(what, run, "start the other parts, then run the same command again")
         if not told:
-            yield Note(f"looked at part {part.words}; waiting for {len(missing)} other part(s), which are at work")
+            yield Note(f"part {part.words} is looked at; waiting for {len(missing)} other(s) of {part.of}")
             told = True
+        idle = [k for k in missing if not is_claimed(run, Part(k, part.of), WITHIN)]
+        if not idle:
+            seen_s = time.monotonic()
+        elif time.monotonic() - seen_s > PATIENCE_S:
+            which = ", ".join(f"{k}/{part.of}" for k in idle[:3]) + (f" and {len(idle) - 3} more" if idle[3:] else "")
+            what = f"part {part.words} is looked at, and nobody works on {which}"
+            raise NotYet(what, run, "start the other parts, then run the same command again")
         time.sleep(LOOK_EVERY_S)
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from medseg.networks.table import build_network
 from medseg.networks.unet import EPSILON, Conv3d, InstanceNorm
+from tests import tiny
 from tests.networks.build import SETTINGS
 
 
@@ -55,6 +56,30 @@ def test_instance_norm_keeps_the_memory_layout(batch, dims):
 def test_instance_norm_is_the_same_in_training_and_in_use():
     norm, image = InstanceNorm(3), torch.randn(2, 3, 4, 4)
     assert torch.equal(norm.train()(image), norm.eval()(image))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_an_answer_does_not_depend_on_the_number_of_threads(dims, half):
+    """Workers with a core each and one process with all cores write the same labels."""
+    ones, twos, threes = (1,) * dims, (2,) * dims, (3,) * dims
+    sizes = {"dims": dims, "features": (16, 32, 64), "kernels": (threes,) * 3, "strides": (ones, twos, twos)}
+    torch.manual_seed(0)
+    network = build_network(tiny.configuration().network.model_copy(update=sizes)).eval()
+    layout = torch.channels_last_3d if dims == 3 else torch.channels_last
+    image = torch.randn(2, 1, *(32,) * dims).contiguous(memory_format=layout)
+    answers, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                answers.append(network(image))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
+    trained = network(image)
+    torch.testing.assert_close(answers[0].float(), trained, rtol=0.1 if half else 1e-4, atol=0.1 if half else 1e-4)
 
 
 def test_weights_are_as_settings_say():
