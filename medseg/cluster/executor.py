@@ -140,7 +140,7 @@ class DaskExecutor(Executor):
             what = "the connection to the Dask scheduler is lost"
             raise ResourceError(what, fix="what is done is kept; run the same command again")
         self._check()
-        there = set(self._client.scheduler_info(n_workers=-1)["workers"])
+        there = set(workers_of(self._client))
         self.workers = len(there if self._only is None else there.intersection(self._only))
         with self._lock:
             if self._cases and self.workers:
@@ -169,6 +169,16 @@ class DaskExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End this stretch of work: what is in hand is given up, unless it is waited for."""
         self._inner.shutdown(wait=wait and not cancel_futures)
+
+
+def workers_of(client: Client) -> dict[str, Any]:
+    """What the scheduler knows of each worker, by its address; none while it cannot be reached."""
+    try:
+        known: dict[str, Any] = client.scheduler_info(n_workers=-1)
+    except OSError:
+        return {}
+    found: dict[str, Any] = known.get("workers", {})
+    return found
 
 
 def case_of(job: Any) -> str:

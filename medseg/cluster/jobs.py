@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -249,7 +248,7 @@ def on_slurm(folder: Path, jobs: int | None = None, options: str = "", interface
 
 def credentials(folder: Path) -> Security:
     """Make a certificate that is authority and identity of all in this run; its files in `folder` have mode 0600."""
-    security: Any = Security.temporary(cn=f"medseg on {socket.gethostname()}")
+    security: Any = Security.temporary()
     for name, text in (
         ("ca.pem", security.tls_ca_file),
         ("cert.pem", security.tls_worker_cert),

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import dask
 from distributed import Client, Security
 
-from medseg.cluster.executor import DaskExecutor
+from medseg.cluster.executor import DaskExecutor, workers_of
 from medseg.cluster.job import About, about, unlike
 from medseg.cluster.network import is_loopback
 from medseg.cluster.sheets import Sheets
@@ -84,7 +84,7 @@ class Elsewhere:
             return Workers(InPlace(), 1)
         self.sheets.make()
         client, told = self.cluster.client(Need(n_cases, expected_s, worker_bytes(case_bytes), gpu))
-        known = client.scheduler_info(n_workers=-1)["workers"]
+        known = workers_of(client)
         preflight(client, known, self.sheets)
         large, small = by_memory(known, worker_bytes(case_bytes))
         if known and not large:
@@ -148,7 +148,7 @@ class Running:
 
     def client(self, need: Need) -> tuple[Client, list[str]]:  # noqa: ARG002 - it is as large as it is
         """The client, and how many workers there are."""
-        n = len(self.connected.scheduler_info(n_workers=-1)["workers"])
+        n = len(workers_of(self.connected))
         return self.connected, [f"Dask at {self.address}: {n} worker{'' if n == 1 else 's'} now"]
 
     def check(self) -> None:
