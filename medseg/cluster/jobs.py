@@ -8,6 +8,7 @@ scheduler and worker; where Dask insists on a port for its pages, it is one of t
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -37,6 +38,7 @@ LOOK_EVERY_S = 15.0  # at the queue, while no worker is there
 LOST_AFTER = 2  # looks that find none of our jobs
 DEATH_TIMEOUT_S = 60  # after which a worker without its scheduler ends
 ROOM_S = 1800.0  # added to the time that work is expected to take three times over
+STEP_BYTES = 2e9  # of memory that a job asks for: the next stretch of work shall find its workers large enough
 SUBMITTED_MOST = 10  # times the jobs wanted: if so many were lost, something else is wrong
 WORKERS_OWN = {  # Dask's settings of a worker, by its environment: it serves nothing, and keeps nothing on disk
     "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
@@ -115,7 +117,7 @@ class SlurmJobs:
         """
         if self._client is None or (need.memory_bytes > self._memory and self._given_memory() is None):
             self.close()
-            self._memory = self._given_memory() or need.memory_bytes
+            self._memory = self._given_memory() or STEP_BYTES * math.ceil(need.memory_bytes / STEP_BYTES)
             self._enough(need.memory_bytes)
             self._wanted = min(self.jobs or JOBS, need.n_cases)
             self._client = self._started(3 * need.expected_s / self._wanted + ROOM_S)
@@ -248,17 +250,16 @@ def on_slurm(folder: Path, jobs: int | None = None, options: str = "", interface
 
 def credentials(folder: Path) -> Security:
     """Make a certificate that is authority and identity of all in this run; its files in `folder` have mode 0600."""
-    security: Any = Security.temporary()
-    for name, text in (
-        ("ca.pem", security.tls_ca_file),
-        ("cert.pem", security.tls_worker_cert),
-        ("key.pem", security.tls_worker_key),
-    ):
+    made: Any = Security.temporary()
+    texts = {"ca.pem": made.tls_ca_file, "cert.pem": made.tls_worker_cert, "key.pem": made.tls_worker_key}
+    for name, text in texts.items():
         path = folder / name
         with explained(path), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123
             file.write(text)
-    made: Security = security
-    return made
+    ca, cert, key = (str(folder / name) for name in texts)
+    roles = ("client", "scheduler", "worker")
+    files = {f"tls_{role}_{kind}": path for role in roles for kind, path in (("cert", cert), ("key", key))}
+    return Security(tls_ca_file=ca, require_encryption=True, **files)
 
 
 def check_submission(job: WorkerJob, folder: Path) -> None:
