@@ -19,7 +19,7 @@ from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.imaging.source import ReadOptions
 from medseg.imaging.structures import alike
-from medseg.parallel import Where
+from medseg.parallel import HERE, Where
 from medseg.parts import Part, part_from
 from medseg.pipeline.machine import kind_of, machine, may_have_gpu, resampler
 from medseg.pipeline.where import LOCAL, On, working
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from medseg.inference.export.exporting import Exported
     from medseg.inference.folder import Inferred
     from medseg.inference.nnunet.importing import Imported
+    from medseg.kept import PartDone
     from medseg.planning.dataset import Planned
     from medseg.training.fold import FoldTrained
     from medseg.training.run import Trained
@@ -394,11 +395,14 @@ def evaluate(
     scans: Path | None = None,
     report: bool = True,
     all_viewers: bool = False,
-) -> Iterator[Event | Evaluation]:
+    where: Where = HERE,
+    part: str = "0/1",
+) -> Iterator[Event | Evaluation | PartDone]:
     """Score predictions against references, paired by case name, and show them in a report.
 
     metadata, by: a CSV of the cases, and the columns by which scores are broken down. scans: the folder of the scans,
-    which the report shows beneath the labels. all_viewers: each case gets a page too.
+    which the report shows beneath the labels. all_viewers: each case gets a page too. where: who scores. part: `I/N`,
+    of N parts that share `out`; the last of them writes scores and report.
     """
     from medseg.evaluation.folders import Evaluation, evaluate_folders
     from medseg.evaluation.settings import DEFAULT
@@ -406,7 +410,8 @@ def evaluate(
     settings, prefer = settings or DEFAULT, (options or ReadOptions()).prefer
     if scans is not None and not scans.exists():  # said before the scoring, which may take long
         raise InputError("there is no such file or folder", scans, "give the folder of the scans")
-    for event in evaluate_folders(predictions, references, out, settings, None, prefer, metadata, by):
+    shared = (where, part_from(part))
+    for event in evaluate_folders(predictions, references, out, settings, None, prefer, metadata, by, *shared):
         if isinstance(event, Evaluation) and report:
             yield from _report(event, predictions, out, scans, prefer, all_viewers)
         yield event
