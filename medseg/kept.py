@@ -79,7 +79,7 @@ class PartDone:
         """One line for a person."""
         if not self.left:
             return f"part {self.part.words} is done; another part writes the result"
-        return f"part {self.part.words} is done; the result is written when {self.left} case(s) of others are, too"
+        return f"part {self.part.words} is done; the result is written when {self.left} case(s) of other parts are"
 
 
 def digest_of(*values: Any) -> str:

@@ -107,7 +107,7 @@ def test_parts_take_up_what_others_did(tmp_path: Path) -> None:
     second.fail(failed, "bad")
     with joining(tmp_path / "cases"):
         assert second.join() == PartDone(Part(1, 2), 1, {failed.name: "bad"})
-    assert "1 case(s) of others" in PartDone(Part(1, 2), 1).words
+    assert "1 case(s) of other parts" in PartDone(Part(1, 2), 1).words
     assert first.join() is None
     assert len(first.done) == 7
     assert first.failed == {failed.name: "bad"}
