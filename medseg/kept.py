@@ -91,12 +91,13 @@ def digest_of(*values: Any) -> str:
 class Kept(Generic[R]):
     """A folder of records of one kind; small, so that it can cross to a worker process.
 
-    asked: a digest of what all of them depend on, such as settings.
+    asked: a digest of what all of them depend on, such as settings. holds: whether what a record tells of is there.
     """
 
     folder: Path
     kind: type[R]
     asked: str
+    holds: Callable[[R], bool] | None = None
 
     def done(self, of: Subject) -> R | None:
         """The record of a finished case, if all that it was made from is as it was; None where it is to be made."""
@@ -113,9 +114,11 @@ class Kept(Generic[R]):
             if not content or entry.content != content:
                 return None
         try:
-            return Ended(None if entry.record is None else self.kind.model_validate(entry.record), entry.failure)
+            record = None if entry.record is None else self.kind.model_validate(entry.record)
         except ValidationError:
             return None
+        gone = record is not None and self.holds is not None and not self.holds(record)
+        return None if gone else Ended(record, entry.failure)
 
     def made(self, of: Subject, make: Callable[[], R], failed: Callable[[R], str] | None = None) -> R:
         """The record that stands, else the one that `make` makes, which is kept.

@@ -445,13 +445,19 @@ def convert(
     modality: str = "",
     series: str = "",
     options: ReadOptions | None = None,
-) -> Converted:
-    """Convert a scan, labels or a data set; what is written is read back."""
+    where: Where = HERE,
+    part: str = "0/1",
+) -> Iterator[Event | Converted | PartDone]:
+    """Convert a scan, labels or a data set; what is written is read back.
+
+    where: who converts the scans of a data set. part: `I/N`, of N parts that share them; with the last of them `target`
+    appears.
+    """
     from medseg.imaging.convert import Wish
     from medseg.imaging.convert import convert as converted
 
     wish = Wish(to, like, _names(names), modality.upper(), series, options or ReadOptions())
-    return converted(source, target, wish)
+    yield from converted(source, target, wish, where, part_from(part))
 
 
 def _names(text: str) -> dict[int, str]:
