@@ -105,12 +105,16 @@ def put_away(folder: Path) -> None:
 
     Whoever is the last then removes it; one that begins at this very moment is told that the folder went away.
     """
-    with suppress(ResourceError), lock(folder / _CLAIMS):  # on an error it stays, and does no harm
-        for other in folder.glob(_RUNNING.format("*", "*")):
-            with try_lock(other) as free:
-                if not free:
-                    return
-    rmtree(folder, ignore_errors=True)
+    with suppress(ResourceError):  # then it stays, and does no harm
+        with lock(folder / _CLAIMS):
+            if any(map(_is_held, folder.glob(_RUNNING.format("*", "*")))):
+                return
+        rmtree(folder, ignore_errors=True)
+
+
+def _is_held(path: Path) -> bool:
+    with try_lock(path) as free:
+        return not free
 
 
 def _refuse_another_share(locks: Path, part: Part, of: Path) -> None:

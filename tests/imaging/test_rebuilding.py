@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,21 @@ from medseg.parts import Part, claimed
 from tests.imaging.build import some_image, write_json, write_nifti
 from tests.imaging.test_restructure import decathlon, described, nnunet, oblique
 from tests.places import Two
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medseg.imaging import rebuilding
+from medseg.imaging.restructure import decathlon_to_nnunet
+def once_more(job, whole):
+    left.pop()
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rewritten(job, whole)
+left, rewritten = [1, 2, 3, 4], rebuilding._rewritten
+rebuilding._rewritten = once_more
+list(decathlon_to_nnunet(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
 
 
 @pytest.fixture
@@ -95,6 +114,18 @@ def test_what_was_ended_goes_on(source: Path, tmp_path: Path, tried: list[str]) 
     last(source, tmp_path / "fresh")
     assert tree(tmp_path / "b") == tree(tmp_path / "fresh")
     assert not place.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills as POSIX does")
+def test_who_is_killed_loses_one_scan_at_most(source: Path, tmp_path: Path, tried: list[str]) -> None:
+    last(source, tmp_path / "whole")
+    tried.clear()
+    command = [sys.executable, "-c", KILLED, source, tmp_path / "b"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "b").exists()
+    last(source, tmp_path / "b")
+    assert len(tried) == 3  # of six, of which three were done
+    assert tree(tmp_path / "b") == tree(tmp_path / "whole")
 
 
 def two_channels() -> Any:
