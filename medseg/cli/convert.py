@@ -34,15 +34,7 @@ def command(
     series: Annotated[
         str, typer.Option(metavar="RULE", help="Which volume, where DICOM holds several.", show_default=False)
     ] = "",
-    part: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Of a data set only part I (from 0) of N of the scans: start `--part 0/2` and `--part 1/2` with the "
-            "same OUT, which appears with the last of them. [default: all]",
-            show_default=False,
-        ),
-    ] = "0/1",
+    part: options.Share = "0/1",
     suv: Annotated[bool, typer.Option("--suv", help="Read PET as body-weight SUV.")] = False,
     allow_gaps: options.AllowGaps = False,
     prefer: options.Prefer = "",

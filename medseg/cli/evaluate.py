@@ -68,15 +68,7 @@ def command(
     all_viewers: Annotated[
         bool, typer.Option("--all-viewers", help="Write a page with a viewer for every case, into cases/.")
     ] = False,
-    part: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Only part I (from 0) of N of the cases: start `--part 0/2` and `--part 1/2` with the same OUT; "
-            "the last of them writes scores and report. [default: all]",
-            show_default=False,
-        ),
-    ] = "0/1",
+    part: options.Share = "0/1",
     prefer: options.Prefer = "",
     json: options.Json = False,
 ) -> None:

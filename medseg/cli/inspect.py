@@ -29,15 +29,7 @@ def command(
         bool,
         typer.Option("--headers", help="Look at headers only, not at every voxel: then no data set is checked."),
     ] = False,
-    part: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Only part I (from 0) of N of the cases: start `--part 0/2` and `--part 1/2` with the same -o FILE; "
-            "the last of them writes it. [default: all]",
-            show_default=False,
-        ),
-    ] = "0/1",
+    part: options.Share = "0/1",
     allow_gaps: options.AllowGaps = False,
     prefer: options.Prefer = "",
     json: options.Json = False,

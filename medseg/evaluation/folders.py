@@ -28,7 +28,7 @@ from medseg.imaging.label_files import read_label_grid
 from medseg.imaging.nifti_header import Prefer
 from medseg.imaging.structures import Structures, read_structures
 from medseg.kept import Kept, PartDone, Share, joining, shared_key
-from medseg.parallel import HERE, Done, Failed, InPlace, Where, Workers, available_cores, over_cases
+from medseg.parallel import HERE, Done, Failed, InPlace, Where, Workers, among, available_cores, over_cases
 from medseg.parts import WHOLE, Part, claimed
 
 SECONDS_PER_VOXEL = 20e-9  # reading and scoring, measured on 512x512x200 voxels with 8 structures
@@ -168,17 +168,16 @@ def _scored(pairs: Sequence[Pair], share: Share[CaseScores], how: _Work) -> Iter
         yield from (Note(f"{case}: {note}") for case, one in share.done.items() for note in one.notes)
         yield Note(share.told)
         yield Advanced(share.before, "done before")
-    threads = available_cores() if in_place else 1
+    threads = available_cores() if in_place else workers.threads or 1
     work = partial(
         score_kept, kept=how.kept, settings=how.settings, known=how.known, prefer=how.prefer, threads=threads
     )
     for count, result in enumerate(over_cases(work, todo, workers.executor, workers.in_flight), share.before + 1):
         case = result.case.case
-        status = f" ({said})" if (said := workers.status()) else ""
         if isinstance(result, Failed):
             share.fail(subjects[case], result.reason)
             yield Note(f"{case} failed: {result.reason}", warning=True)
-            yield Advanced(count, case + status)
+            yield Advanced(count, among(case, workers.status()))
             continue
         share.done[case] = result.record
         if result.record.failure:
@@ -186,7 +185,7 @@ def _scored(pairs: Sequence[Pair], share: Share[CaseScores], how: _Work) -> Iter
             yield Note(f"{case} counts as missed: {result.record.failure}", warning=True)
         for note in result.record.notes:
             yield Note(f"{case}: {note}")
-        yield Advanced(count, f"{case} {_told(result, how.mean_over)}{status}")
+        yield Advanced(count, among(f"{case} {_told(result, how.mean_over)}", workers.status()))
 
 
 def _coarse(coarsest_mm: Sequence[float], settings: Settings) -> str:

@@ -30,7 +30,7 @@ from medseg.imaging.scans import UNDERSTOOD, Sifted, origin, sift
 from medseg.imaging.source import ReadOptions
 from medseg.imaging.studies import volume_name
 from medseg.kept import Kept, PartDone, Share, Subject, digest_of, joining
-from medseg.parallel import HERE, Failed, InPlace, Where, Workers, over_cases
+from medseg.parallel import HERE, Failed, InPlace, Where, Workers, among, over_cases
 from medseg.parts import WHOLE, Part
 
 __all__ = ["Inspected", "Inspection", "Look", "Shared", "inspect"]
@@ -244,8 +244,7 @@ def _looked(work: _Work, share: Share[Seen], look: partial[Seen], headers: bool,
             share.fail(subjects[job.id], result.reason)
         else:
             share.done[job.id] = result.record
-        status = f" ({said})" if (said := workers.status()) else ""
-        yield Advanced(count, f"{job.name}{status}")
+        yield Advanced(count, among(job.name, workers.status()))
 
 
 def _where_to_work(jobs: Sequence[LookJob], headers: bool, where: Where) -> Workers:

@@ -7,8 +7,6 @@ Beside TARGET, until then:
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +16,12 @@ from typing import Any
 
 from medseg.errors import CasesFailed, InputError, MedsegError, by_name, explained
 from medseg.events import Advanced, Event, Note, Stage
-from medseg.files import Record, sync, write_json
+from medseg.files import Record, stray_name, sync, write_json
 from medseg.imaging.description import FILE
 from medseg.imaging.formats import with_data
 from medseg.imaging.rewriting import Scan, join, split
 from medseg.kept import Kept, PartDone, Share, Subject, digest_of, joining
-from medseg.parallel import Failed, InPlace, Where, Workers, over_cases
+from medseg.parallel import Failed, InPlace, Where, Workers, among, over_cases
 from medseg.parts import WHOLE, Part, claimed, put_away
 
 SECONDS = {"copied": 3e-9, "byte": 7e-8}  # of files: read, written, and read back, most of it packed anew
@@ -134,8 +132,7 @@ def _worked(
             yield Note(f"{job.scan.name} failed: {result.reason}", warning=True)
         else:
             share.done[job.id] = result.record
-        status = f" ({said})" if (said := workers.status()) else ""
-        yield Advanced(count, f"{job.scan.name}{status}")
+        yield Advanced(count, among(job.scan.name, workers.status()))
 
 
 def _where_to_work(jobs: Sequence[ScanJob], where: Where) -> Workers:
@@ -184,7 +181,7 @@ def rewrite(job: ScanJob, whole: Path, kept: Kept[Rewritten]) -> Rewritten:
 
 def _rewritten(job: ScanJob, whole: Path) -> Rewritten:
     """Beside, and file by file to its place: two that do the same scan at once write the same."""
-    beside = whole.parent / f".part-{os.getpid()}-{secrets.token_hex(4)}-{job.images}"
+    beside = whole.parent / stray_name(job.images)
     files: dict[str, int] = {}
     with explained(whole.parent):
         try:
