@@ -50,10 +50,11 @@ def stray_name(of: str) -> str:
 
 
 @contextmanager
-def written_whole(path: Path, private: bool = False) -> Iterator[Path]:
+def written_whole(path: Path, private: bool = False, synced: bool = True) -> Iterator[Path]:
     """Yield a path to write to; on success it becomes `path` in one step, on any error it is removed.
 
-    The temporary name keeps the suffixes, since writers choose the format by them.
+    The temporary name keeps the suffixes, since writers choose the format by them. synced: wait until the bytes are on
+    the disk; what is checked on reading, and can be made again, needs no wait.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written to.
@@ -65,11 +66,17 @@ def written_whole(path: Path, private: bool = False) -> Iterator[Path]:
             if private:
                 beside.touch(mode=0o600)
             yield beside
-            with beside.open("rb+") as file:
-                os.fsync(file.fileno())
+            if synced:
+                sync(beside)
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until the bytes of a file are on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -91,9 +98,9 @@ def written_together(folder: Path, within: Path) -> Iterator[Path]:
         rmtree(place, ignore_errors=True)  # what a program holds open is swept up by the next run
 
 
-def write_text(path: Path, text: str, private: bool = False) -> None:
-    """Write `text` to `path`, whole or not at all; `private` gives mode 0600."""
-    with written_whole(path, private) as beside:
+def write_text(path: Path, text: str, private: bool = False, synced: bool = True) -> None:
+    """Write `text` to `path`, whole or not at all; `private` gives mode 0600; `synced` as of `written_whole`."""
+    with written_whole(path, private, synced) as beside:
         beside.write_text(text, encoding="utf-8")
 
 

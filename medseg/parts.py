@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
-from medseg.errors import InputError, explained
+from medseg.errors import InputError, ResourceError, explained
 from medseg.locks import lock, try_lock
 
 _PART = re.compile(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*")
@@ -97,6 +98,23 @@ def is_claimed(of: Path, part: Part, within: str = "cases") -> bool:
 
 
 _WAIT = "wait for it, or name another output folder"
+
+
+def put_away(folder: Path) -> None:
+    """Remove a folder of passing use whose parts were claimed in itself, unless another still works on a part of it.
+
+    Whoever is the last then removes it; one that begins at this very moment is told that the folder went away.
+    """
+    with suppress(ResourceError):  # then it stays, and does no harm
+        with lock(folder / _CLAIMS):
+            if any(map(_is_held, folder.glob(_RUNNING.format("*", "*")))):
+                return
+        rmtree(folder, ignore_errors=True)
+
+
+def _is_held(path: Path) -> bool:
+    with try_lock(path) as free:
+        return not free
 
 
 def _refuse_another_share(locks: Path, part: Part, of: Path) -> None:

@@ -35,6 +35,12 @@ class Thing(Record):
     score: float = 0.0
 
 
+def test_what_is_checked_on_reading_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: pytest.fail("waited"))
+    write_text(tmp_path / "record", "whole", synced=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["record"]
+
+
 def test_a_file_appears_whole(tmp_path: Path) -> None:
     target = tmp_path / "new" / "x.nii.gz"
     with written_whole(target) as beside:

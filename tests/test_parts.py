@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg.errors import InputError
-from medseg.parts import Part, claimed, part_from
+from medseg.parts import Part, claimed, part_from, put_away
 
 ALL = Part()
 HOLDER = """
@@ -93,3 +93,17 @@ def test_who_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
         pass
     with claimed(tmp_path, ALL):
         pass
+
+
+def test_a_folder_of_passing_use_goes_with_the_last_who_works_there(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    with claimed(shared, Part(0, 2), "."):
+        with claimed(shared, Part(1, 2), "."):
+            (shared / "record").touch()
+        put_away(shared)
+        assert (shared / "record").exists()
+    (shared / ".running-1-of-2.lock").touch()  # of one that was killed
+    put_away(shared)
+    assert not shared.exists()
+    put_away(shared)
+    assert not shared.exists()

@@ -34,6 +34,7 @@ def command(
     series: Annotated[
         str, typer.Option(metavar="RULE", help="Which volume, where DICOM holds several.", show_default=False)
     ] = "",
+    part: options.Share = "0/1",
     suv: Annotated[bool, typer.Option("--suv", help="Read PET as body-weight SUV.")] = False,
     allow_gaps: options.AllowGaps = False,
     prefer: options.Prefer = "",
@@ -41,13 +42,22 @@ def command(
 ) -> None:
     """Convert scans, labels and data sets; says how far anything moved, after reading it back.
 
+    A data set appears whole at the end; interrupt it at any time and give the same command again: it goes on.
+
     Example: `medseg convert liver.nii.gz liver.seg.dcm --like CT_series --names '1=liver'`
     """
     from medseg.cli import console
+    from medseg.errors import CasesFailed
+    from medseg.kept import PartDone
     from medseg.pipeline import steps
 
     read = steps.read_options(allow_gaps, suv, prefer)
-    done = steps.convert(source, target, to, like, names, modality, series, read)
+    done = console.follow(steps.convert(source, target, to, like, names, modality, series, read, part=part))
+    if isinstance(done, PartDone):
+        console.say(done.words)
+        if done.failed:
+            raise CasesFailed(dict(done.failed))
+        return
     if json:
         paths = [path.name for path in done.paths]
         console.show_json({"form": done.form, "files": paths, "deviation_mm": done.deviation_mm, "notes": done.notes})

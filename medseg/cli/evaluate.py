@@ -68,16 +68,20 @@ def command(
     all_viewers: Annotated[
         bool, typer.Option("--all-viewers", help="Write a page with a viewer for every case, into cases/.")
     ] = False,
+    part: options.Share = "0/1",
     prefer: options.Prefer = "",
     json: options.Json = False,
 ) -> None:
     """Score labels: Dice, Hausdorff, surface distances, boundary F1 per structure, and a report. Failures count.
+
+    Interrupt it at any time and give the same command again: it goes on.
 
     Example: `medseg evaluate predictions references -o scores --scans scans`
     """
     from medseg.cli import console
     from medseg.errors import CasesFailed
     from medseg.evaluation.asked import settings_from
+    from medseg.kept import PartDone
     from medseg.pipeline import steps
     from medseg.report.evaluation import scores_table
 
@@ -95,9 +99,12 @@ def command(
             scans,
             report,
             all_viewers,
+            part=part,
         )
     )
-    if json:
+    if isinstance(evaluation, PartDone):
+        console.say(evaluation.words)
+    elif json:
         console.show_json(evaluation.scores.model_dump(mode="json"))
     else:
         console.show(scores_table(evaluation.scores))

@@ -29,6 +29,7 @@ def command(
         bool,
         typer.Option("--headers", help="Look at headers only, not at every voxel: then no data set is checked."),
     ] = False,
+    part: options.Share = "0/1",
     allow_gaps: options.AllowGaps = False,
     prefer: options.Prefer = "",
     json: options.Json = False,
@@ -42,16 +43,16 @@ def command(
     """
     from medseg.cli import console
     from medseg.errors import SOME_FAILED
-    from medseg.files import write_record
+    from medseg.kept import PartDone
     from medseg.pipeline import steps
     from medseg.report.inspection import findings_table, inspection_table
 
     read = steps.read_options(allow_gaps, prefer=prefer)
-    inspected = console.follow(steps.inspect(path, read, headers))
+    inspected = console.follow(steps.inspect(path, read, headers, out, part=part))
+    if isinstance(inspected, PartDone):
+        console.say(inspected.words)
+        return
     found = inspected.inspection
-    if out is not None:
-        write_record(out, found)
-        write_record(out.with_name(f"{out.stem}.case_map.json"), inspected.case_map, private=True)
     if json:
         console.show_json(found.model_dump(mode="json"))
     else:

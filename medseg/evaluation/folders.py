@@ -1,10 +1,12 @@
-"""The front door: a folder of predictions against a folder of references, to `scores.csv` and `scores.json`."""
+"""The front door: a folder of predictions against a folder of references, to `scores.csv` and `scores.json`.
+
+OUT/cases/<case>.json    scores of a finished case, so that the same command goes on and parts share the work
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from medseg.evaluation.metadata import Metadata, left_out, read_metadata
 from medseg.evaluation.names import named, structures_of, unambiguous, unknown_names
 from medseg.evaluation.pairing import Pair, Pairing, json_object, pair_up
 from medseg.evaluation.records import Scores
-from medseg.evaluation.scoring import CaseScores, score_pair
+from medseg.evaluation.scoring import CaseScores, asked_of, score_kept, subject_of
 from medseg.evaluation.settings import DEFAULT, Settings, checked
 from medseg.evaluation.writing import write_scores
 from medseg.events import Advanced, Event, Note, Stage
@@ -25,10 +27,13 @@ from medseg.files import output_folder
 from medseg.imaging.label_files import read_label_grid
 from medseg.imaging.nifti_header import Prefer
 from medseg.imaging.structures import Structures, read_structures
-from medseg.parallel import Done, Failed, InPlace, available_cores, local_executor, over_cases
+from medseg.kept import Kept, PartDone, Share, joining, shared_key
+from medseg.parallel import HERE, Done, Failed, InPlace, Where, Workers, among, available_cores, over_cases
+from medseg.parts import WHOLE, Part, claimed
 
 SECONDS_PER_VOXEL = 20e-9  # reading and scoring, measured on 512x512x200 voxels with 8 structures
 SECONDS_PER_CASE = 0.007
+CASES = "cases"
 BYTES_PER_VOXEL = 40.0  # two maps as int64 files hold them, one of them sorted to find its values
 
 
@@ -67,17 +72,22 @@ def evaluate_folders(
     prefer: Prefer = "",
     metadata: Path | None = None,
     by: Sequence[str] = (),
-) -> Iterator[Event | Evaluation]:
+    where: Where = HERE,
+    part: Part = WHOLE,
+) -> Iterator[Event | Evaluation | PartDone]:
     """Score every reference against its prediction and summarise them; yields events, and last an `Evaluation`.
 
     `predictions` and `references` are folders or single files of labels in any format, paired by `pairing.pair_up`;
     `settings`: how they are compared; `prefer` decides between contradicting affines of NIfTI files. `metadata`: a CSV
     with a row a case, by whose columns `by` scores are broken down, and whose column `patient` tells which cases are of
     one patient. A reference without a prediction counts as missed. A case that cannot be scored is set aside in
-    `failed`; the others go on.
+    `failed`; the others go on. What was scored before from the same files with the same settings is not scored again.
+    `where`: who scores. `part`: of several that share `out`; the one that finds all cases done writes the scores, the
+    others end in a `PartDone`.
 
     Raises:
-        InputError: a side is missing, empty, or nothing pairs; a tolerance below 0; names that are not unique.
+        InputError: a side is missing, empty, or nothing pairs; a tolerance below 0; names that are not unique; another
+            run works on that part.
         ResourceError: `out` cannot be written to.
     """
     told = _metadata(metadata, by)
@@ -91,52 +101,91 @@ def evaluate_folders(
         known, mean_over = _regions(predictions, known)
     settings = checked(settings, known)
     output_folder(out)
+    with claimed(out, part, CASES):
+        if pairing.keyed:  # by a secret that all parts, and all runs, share
+            pairing = pair_up(predictions, references, bytes.fromhex(shared_key(out / CASES)))
+        missing = [pair.case for pair in pairing.pairs if pair.prediction is None]
+        yield from _notes(pairing, missing)
+        unused = left_out(told, [pair.case for pair in pairing.pairs]) if told is not None else ()
+        for line in filter(None, (aside, *named(unknown_names(pairing, known)), *unused)):
+            yield Note(line, warning=True)
+        kept = Kept(out / CASES, CaseScores, asked_of(settings, known, prefer))
+        share = Share(kept, part, [subject_of(pair) for pair in pairing.pairs])
+        yield from _scored(pairing.pairs, share, _Work(kept, settings, known, prefer, where, mean_over))
 
-    missing = [pair.case for pair in pairing.pairs if pair.prediction is None]
-    yield from _notes(pairing, missing)
-    unused = left_out(told, [pair.case for pair in pairing.pairs]) if told is not None else ()
-    for line in filter(None, (aside, *named(unknown_names(pairing, known)), *unused)):
-        yield Note(line, warning=True)
-    executor, in_flight, expect = _where_to_work(pairing.pairs, prefer)
-    threads = available_cores() if isinstance(executor, InPlace) else 1
-    if not isinstance(executor, InPlace):
-        warm_up(settings.surface)  # what is compiled here once need not be compiled by every worker
+        with joining(out / CASES):
+            others = share.join()
+            if others is None:
+                done = {case: share.done[case] for case in sorted(share.done)}
+                failures = {case: one.failure for case, one in done.items() if one.failure}
+                scores = summarise(
+                    [row for one in done.values() for row in one.rows],
+                    {case: one.diagonal_mm for case, one in done.items()},
+                    settings,
+                    missing_predictions=missing,
+                    unpaired_predictions=pairing.unpaired_predictions,
+                    failed=dict(sorted((share.failed | failures).items())),
+                    mean_over=mean_over,
+                    metadata=told,
+                    by=by,
+                )
+                written = write_scores(out, scores)
+        if others is not None:
+            yield others
+            return
+        if coarse := _coarse([one.coarsest_mm for one in done.values()], settings):
+            yield Note(coarse, warning=True)
+        yield Evaluation(scores, *written, pairing.pairs, known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """How cases are scored, and where."""
+
+    kept: Kept[CaseScores]
+    settings: Settings
+    known: Structures | None
+    prefer: Prefer
+    where: Where
+    mean_over: tuple[str, ...]
+
+
+def _scored(pairs: Sequence[Pair], share: Share[CaseScores], how: _Work) -> Iterator[Event]:
+    """Score what is to be done of this part; into `share` what came of it."""
+    share.look()
+    subjects = {one.name: one for one in share.mine}
+    todo = [pair for pair in pairs if share.is_todo(pair.case)]
+    workers, expect = _where_to_work(todo, how.prefer, how.where)
+    in_place = isinstance(workers.executor, InPlace)
+    if not in_place and how.where.here:
+        warm_up(how.settings.surface)  # what is compiled here once need not be compiled by every worker
     if engine().name != "compiled":
         yield Note("numba cannot be imported here: scores are the same, and take about ten times as long", warning=True)
-    yield Stage("evaluate", len(pairing.pairs), expect)
-
-    done: dict[str, CaseScores] = {}
-    failed: dict[str, str] = {}
-    work = partial(score_pair, settings=settings, known=known, prefer=prefer, threads=threads)
-    for count, result in enumerate(over_cases(work, pairing.pairs, executor, in_flight), 1):
+    for text in workers.told:
+        yield Note(text)
+    yield Stage("evaluate", len(subjects), expect)
+    if share.before:
+        yield from (Note(f"{case}: {note}") for case, one in share.done.items() for note in one.notes)
+        yield Note(share.told)
+        yield Advanced(share.before, "done before")
+    threads = available_cores() if in_place else workers.threads or 1
+    work = partial(
+        score_kept, kept=how.kept, settings=how.settings, known=how.known, prefer=how.prefer, threads=threads
+    )
+    for count, result in enumerate(over_cases(work, todo, workers.executor, workers.in_flight), share.before + 1):
         case = result.case.case
         if isinstance(result, Failed):
-            failed[case] = result.reason
+            share.fail(subjects[case], result.reason)
             yield Note(f"{case} failed: {result.reason}", warning=True)
-            yield Advanced(count, case)
-        else:
-            done[case] = result.record
-            if result.record.failure:
-                failed[case] = result.record.failure
-                yield Note(f"{case} counts as missed: {failed[case]}", warning=True)
-            for note in result.record.notes:
-                yield Note(f"{case}: {note}")
-            yield Advanced(count, f"{case} {_told(result, mean_over)}")
-
-    if coarse := _coarse([one.coarsest_mm for one in done.values()], settings):
-        yield Note(coarse, warning=True)
-    scores = summarise(
-        [row for case in sorted(done) for row in done[case].rows],
-        {case: done[case].diagonal_mm for case in sorted(done)},
-        settings,
-        missing_predictions=missing,
-        unpaired_predictions=pairing.unpaired_predictions,
-        failed=dict(sorted(failed.items())),
-        mean_over=mean_over,
-        metadata=told,
-        by=by,
-    )
-    yield Evaluation(scores, *write_scores(out, scores), pairing.pairs, known)
+            yield Advanced(count, among(case, workers.status()))
+            continue
+        share.done[case] = result.record
+        if result.record.failure:
+            share.failed[case] = result.record.failure
+            yield Note(f"{case} counts as missed: {result.record.failure}", warning=True)
+        for note in result.record.notes:
+            yield Note(f"{case}: {note}")
+        yield Advanced(count, among(f"{case} {_told(result, how.mean_over)}", workers.status()))
 
 
 def _coarse(coarsest_mm: Sequence[float], settings: Settings) -> str:
@@ -179,13 +228,20 @@ def _regions(predictions: Path, known: Structures | None) -> tuple[Structures | 
     return known, tuple(names)
 
 
-def _where_to_work(pairs: Sequence[Pair], prefer: Prefer) -> tuple[Executor, int, str]:
+def _where_to_work(pairs: Sequence[Pair], prefer: Prefer, where: Where) -> tuple[Workers, str]:
     """Choose where to work by the sizes in the headers; also say how long it will take."""
     voxels = [_voxels(pair, prefer) for pair in pairs]
     expected_s = SECONDS_PER_VOXEL * sum(voxels) + SECONDS_PER_CASE * len(pairs)
-    executor, in_flight = local_executor(len(pairs), expected_s, BYTES_PER_VOXEL * max(voxels))
-    wall_s = max(expected_s / max(1, in_flight // 2), 1.0)
-    return executor, in_flight, f"about {wall_s:.0f} s" if wall_s < 120 else f"about {wall_s / 60:.0f} min"
+    if not pairs:
+        return Workers(InPlace(), 1), "done before"
+    workers = where.workers(len(pairs), expected_s, BYTES_PER_VOXEL * max(voxels))
+    wall_s = max(expected_s / _abreast(workers.in_flight), 1.0)
+    return workers, f"about {wall_s:.0f} s" if wall_s < 120 else f"about {wall_s / 60:.0f} min"
+
+
+def _abreast(in_flight: int | Callable[[], int]) -> int:
+    """Workers, of whom each is handed the next case before it has finished one."""
+    return max(1, (in_flight() if callable(in_flight) else in_flight) // 2)
 
 
 def _voxels(pair: Pair, prefer: Prefer) -> int:

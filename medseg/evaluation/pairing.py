@@ -11,7 +11,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,17 +35,21 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """All references in the order of their cases, and the names of predictions that belong to none."""
+    """All references in the order of their cases, and the names of predictions that belong to none.
+
+    keyed: whether any of the names is a hash of which no case map holds the key.
+    """
 
     pairs: tuple[Pair, ...]
     unpaired_predictions: tuple[str, ...]
+    keyed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A case map: the key of its names, and what each name of a source stands for."""
 
-    key: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    key: bytes = b""
     case_of: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -59,6 +63,7 @@ class _Found:
     shown: str
     mapped: bool
     series: str
+    keyed: bool = False
 
     @property
     def told(self) -> str:
@@ -66,12 +71,14 @@ class _Found:
         return f"a DICOM object ({self.shown})" if self.kind in _DICOM else self.file.name
 
 
-def pair_up(predictions: Path, references: Path) -> Pairing:
+def pair_up(predictions: Path, references: Path, key: bytes = b"") -> Pairing:
     """Pair by case name: the file name without extension and `_0000`, or what `case_map.json` makes of it.
 
     A DICOM SEG or RTSTRUCT may lie at any depth. The case map knows it also by the series and the frame of reference
     that it names; two such objects of one series are a pair whatever their names. Where a folder of predictions holds
     one case in several formats, the first of NIfTI, NRRD, SEG, RTSTRUCT is scored.
+
+    key: of the hashes that DICOM objects are called by where no case map has one; a new one where none is given.
 
     Either side may be a single file: then only its case is asked about, and two single files are a pair whatever
     their names.
@@ -80,6 +87,8 @@ def pair_up(predictions: Path, references: Path) -> Pairing:
         InputError: a side is missing or holds no labels, two files stand for one case, or nothing pairs.
     """
     known = _case_map(_folder(predictions) / "case_map.json")
+    mapped_key = bool(known.key)
+    known = known if mapped_key else replace(known, key=key or secrets.token_bytes(16))
     made = _made(_folder(predictions) / "predictions.json")
     ours = made is not None
     predicted_files = _without_maps(_found(predictions, "prediction", known, ours), made or ())
@@ -102,7 +111,8 @@ def pair_up(predictions: Path, references: Path) -> Pairing:
     pairs = [_pair(referred[key], predicted.get(key)) for key in asked]
     if len({pair.case for pair in pairs}) < len(pairs):
         raise InputError("several references would bear the name of one case", "", "give each file its own name")
-    return Pairing(tuple(sorted(pairs, key=lambda pair: (pair.case, pair.reference))), tuple(sorted(lone)))
+    keyed = not mapped_key and any(one.keyed for one in (*predicted_files, *referred_files))
+    return Pairing(tuple(sorted(pairs, key=lambda pair: (pair.case, pair.reference))), tuple(sorted(lone)), keyed)
 
 
 def _made(path: Path) -> tuple[str, ...] | None:
@@ -146,10 +156,10 @@ def _found(path: Path, what: str, known: _Known, ours: bool) -> list[_Found]:
         raise InputError(f"holds no {what} ({formats})", where, "give the folder that holds them")
     order = list(get_args(LabelKind))
     labelled.sort(key=lambda pair: (order.index(pair[1]), pair[0]))
-    return [_one(file, kind, what, known, ours) for file, kind in labelled]
+    return [_one(file, kind, what, known, ours, _folder(path)) for file, kind in labelled]
 
 
-def _one(file: Path, kind: LabelKind, what: str, known: _Known, ours: bool) -> _Found:
+def _one(file: Path, kind: LabelKind, what: str, known: _Known, ours: bool, side: Path) -> _Found:
     name = case_name(file.name)
     if kind not in _DICOM:
         mapped = what == "reference" and name in known.case_of
@@ -162,8 +172,9 @@ def _one(file: Path, kind: LabelKind, what: str, known: _Known, ours: bool) -> _
     case = next((known.case_of[one] for one in asked if one in known.case_of), None)
     if case is not None:
         return _Found(file, kind, case, case, True, "")
-    shown = name if what == "prediction" and _HASHED.fullmatch(name) else dicom_name(known.key, str(file), kind)
-    return _Found(file, kind, name, shown, False, said[0] if said else "")
+    own = what == "prediction" and _HASHED.fullmatch(name) is not None
+    shown = name if own else dicom_name(known.key, f"{what} {file.relative_to(side)}", kind)
+    return _Found(file, kind, name, shown, False, said[0] if said else "", keyed=not own)
 
 
 def _references(file: Path) -> tuple[str, ...]:
@@ -199,7 +210,7 @@ def _case_map(path: Path) -> _Known:
     cases = said.get("cases", {})
     try:
         ids = [(str(name), str(case)) for case, entry in cases.items() for name in entry["names"]]
-        key = bytes.fromhex(said.get("key", "")) or secrets.token_bytes(16)
+        key = bytes.fromhex(said.get("key", ""))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError("is not a valid case map", path, "write the predictions again") from None
     times = Counter(name for name, _ in ids)  # a folder's name that stands for two series tells of neither

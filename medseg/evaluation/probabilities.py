@@ -29,6 +29,18 @@ _AGAIN = "predict the case again"
 Shares = npt.NDArray[np.float32]
 
 
+def rest_on(predictions: Path, case: str) -> tuple[tuple[Path, ...], str]:
+    """The file that `structure_probabilities` reads of a case, if there is one, and what it goes by beside it."""
+    path = _path(predictions, case)
+    if not path.is_file():
+        return (), ""
+    try:
+        said = json_object(predictions / "predictions.json")
+    except InputError:
+        return (path,), ""
+    return (path,), repr([_outputs(said, case), said.get("labels"), said.get("regions")])
+
+
 def structure_probabilities(
     predictions: Path, case: str, structures: Collection[str], grid: Grid
 ) -> Iterator[tuple[str, Shares]]:
@@ -43,7 +55,7 @@ def structure_probabilities(
     """
     said = json_object(predictions / "predictions.json")
     outputs = _outputs(said, case)
-    path = predictions / f"{case}.probabilities.nii.gz"
+    path = _path(predictions, case)
     if not outputs or not path.is_file():
         return
     header = read_header(path, need_place=False)
@@ -56,6 +68,10 @@ def structure_probabilities(
     wanted = {known[alike(name)]: name for name in structures if alike(name) in known}
     for position, shares in read_volumes(path, header, wanted):
         yield wanted[position], _turned(_checked(shares, path), header.grid, grid)
+
+
+def _path(predictions: Path, case: str) -> Path:
+    return predictions / f"{case}.probabilities.nii.gz"
 
 
 def _outputs(said: Mapping[str, Any], case: str) -> tuple[str, ...]:

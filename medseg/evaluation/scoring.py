@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 
 from medseg.errors import MedsegError
 from medseg.evaluation.case import diagonal_mm, score_case
@@ -23,12 +25,15 @@ from medseg.evaluation.labels import (
     without,
 )
 from medseg.evaluation.pairing import Pair
-from medseg.evaluation.probabilities import structure_probabilities
+from medseg.evaluation.probabilities import rest_on, structure_probabilities
 from medseg.evaluation.score import StructureScore
 from medseg.evaluation.settings import Settings
+from medseg.files import Record
+from medseg.imaging.formats import with_data
 from medseg.imaging.nifti_header import Prefer
 from medseg.imaging.structures import Structures
 from medseg.imaging.volume import LabelMap
+from medseg.kept import Kept, Subject, digest_of
 
 Score = Callable[[LabelMap, LabelMap], tuple[StructureScore, ...]]
 Both = Callable[[Collection[str] | None], tuple[Drawn, Drawn]]
@@ -37,8 +42,7 @@ MADE_UP = "both sides are contours alone: they are scored on voxels that were ma
 ONE_BY_ONE = "structures overlap: in the scores each counts with all of its own voxels"
 
 
-@dataclass(frozen=True, slots=True)
-class CaseScores:
+class CaseScores(Record):
     """What one case brings: its rows, the diagonal of its image in mm, and why its prediction counts as missed.
 
     notes: what was left of its labels, one line each. coarsest_mm: the largest distance between its voxels.
@@ -49,6 +53,30 @@ class CaseScores:
     failure: str = ""
     notes: tuple[str, ...] = ()
     coarsest_mm: float = 0.0
+
+
+def asked_of(settings: Settings, known: Structures | None, prefer: Prefer) -> str:
+    """A digest of all that scores depend on besides the files."""
+    return digest_of(settings.model_dump(mode="json"), repr(known), prefer)
+
+
+def subject_of(pair: Pair) -> Subject:
+    """A pair with all files that its scores are made from."""
+    given = [path for path in (pair.reference, pair.prediction) if path is not None]
+    try:
+        files = tuple(with_data(given))
+    except MedsegError:  # it will fail by name
+        files = tuple(given)
+    maps, said = ((), "") if pair.prediction is None else rest_on(pair.prediction.parent, pair.case)
+    return Subject(pair.case, (*files, *maps), f"{pair.prediction is not None} {said}")
+
+
+def score_kept(
+    pair: Pair, kept: Kept[CaseScores], settings: Settings, known: Structures | None, prefer: Prefer, threads: int = 1
+) -> CaseScores:
+    """`score_pair`, unless what it found before stands; it is kept."""
+    make = partial(score_pair, pair, settings, known, prefer, threads)
+    return kept.made(subject_of(pair), make, attrgetter("failure"))
 
 
 def score_pair(
@@ -68,7 +96,8 @@ def score_pair(
             return _scored(pair, settings, known, prefer, threads)
         except MedsegError as error:
             failure = str(error)
-    return replace(_scored(replace(pair, prediction=None), settings, known, prefer, threads), failure=failure)
+    empty = _scored(replace(pair, prediction=None), settings, known, prefer, threads)
+    return empty.model_copy(update={"failure": failure})
 
 
 def drawn_pair(
@@ -145,7 +174,8 @@ def _scored(pair: Pair, settings: Settings, known: Structures | None, prefer: Pr
             rows += score(only(reference.labels, values, name), only(prediction.labels, values, name))
     grid_of = reference.labels.grid
     told = (*notes, *sorted(uncalibrated))
-    return CaseScores(tuple(rows), diagonal_mm(grid_of), "", told, max(grid_of.spacing_mm))
+    coarsest_mm = max(grid_of.spacing_mm)
+    return CaseScores(rows=tuple(rows), diagonal_mm=diagonal_mm(grid_of), notes=told, coarsest_mm=coarsest_mm)
 
 
 def _one_by_one(score: Score, both: Both, known: Structures) -> list[StructureScore]:

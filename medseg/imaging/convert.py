@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from medseg.errors import GeometryError, InputError
+from medseg.events import Event
 from medseg.imaging import itk, nifti
 from medseg.imaging.dataset import is_dataset
 from medseg.imaging.dicom.headers import text, whole
@@ -31,7 +32,7 @@ from medseg.imaging.label_files import LabelKind, label_kind, label_names_in, re
 from medseg.imaging.overlaps import overlaps
 from medseg.imaging.overlaps import told as told_overlaps
 from medseg.imaging.regrid import map_onto
-from medseg.imaging.restructure import decathlon_to_nnunet, nnunet_to_decathlon
+from medseg.imaging.restructure import Restructured, decathlon_to_nnunet, nnunet_to_decathlon
 from medseg.imaging.scans import Scan, Wanted, find_scans, read_scan
 from medseg.imaging.source import Reading, ReadOptions
 from medseg.imaging.volume import LabelMap, Volume
@@ -41,6 +42,9 @@ from medseg.imaging.writing.result import Algorithm, Made, Result, Written
 from medseg.imaging.writing.rtstruct import write_rtstruct
 from medseg.imaging.writing.seg import write_seg
 from medseg.imaging.writing.series import write_series
+from medseg.kept import PartDone
+from medseg.parallel import HERE, Where
+from medseg.parts import WHOLE, Part
 
 Form = Literal["nifti", "nrrd", "mha", "dicom", "seg", "labelmap", "rtstruct", "seg.nrrd", "nnunet", "decathlon"]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -90,23 +94,37 @@ class Converted:
     notes: tuple[str, ...] = ()
 
 
-def convert(source: Path, target: Path, wish: Wish) -> Converted:
-    """Convert `source` into `target`.
+def convert(
+    source: Path, target: Path, wish: Wish, where: Where = HERE, part: Part = WHOLE
+) -> Iterator[Event | Converted | PartDone]:
+    """Convert `source` into `target`; yields events, and last what was written.
+
+    where: who converts the scans of a data set. part: of several that share them; all but the last end in a `PartDone`.
 
     Raises:
         InputError: there is no such source, it is several volumes, or this cannot be converted into that.
+        CasesFailed: scans of a data set failed; the others are kept for the next run.
         GeometryError: what was read back is not what was written, or labels lie outside the series.
         ResourceError: the target cannot be written to.
     """
     if not source.exists():
         raise InputError("there is no such file or folder", source, "check the spelling")
     form = _form(target, wish.to)
-    notes: tuple[str, ...] = ("--names is ignored: only labels have names",) if wish.names else ()
     if form in ("nnunet", "decathlon"):
         if not is_dataset(source):
             raise InputError("is no dataset", source, "give a Medical Decathlon or nnU-Net raw folder")
-        deviation = (decathlon_to_nnunet if form == "nnunet" else nnunet_to_decathlon)(source, target)
-        return Converted(form, (target,), deviation)
+        restructured = decathlon_to_nnunet if form == "nnunet" else nnunet_to_decathlon
+        for event in restructured(source, target, where, part):
+            yield Converted(form, (target,), event.deviation_mm) if isinstance(event, Restructured) else event
+        return
+    if part != WHOLE:
+        raise InputError(f"--part {part.words} is for data sets, and this is one scan", fix="leave it out")
+    yield _converted(source, target, form, wish)
+
+
+def _converted(source: Path, target: Path, form: str, wish: Wish) -> Converted:
+    """One scan, or its labels."""
+    notes: tuple[str, ...] = ("--names is ignored: only labels have names",) if wish.names else ()
     _refuse_same(source, target)
     kind = label_kind(source) if source.is_file() else None
     named = kind is not None and label_names_in(source) is not None  # a file that names its structures holds labels

@@ -6,11 +6,9 @@ reads scans by those that read any: training runs from the cache alone.
 
 from __future__ import annotations
 
-import secrets
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +17,12 @@ from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.imaging.source import ReadOptions
 from medseg.imaging.structures import alike
-from medseg.parallel import Where
+from medseg.parallel import HERE, Where
 from medseg.parts import Part, part_from
 from medseg.pipeline.machine import kind_of, machine, may_have_gpu, resampler
 from medseg.pipeline.where import LOCAL, On, working
-from medseg.planning.checks.check import check_cases, failure
 from medseg.planning.cost import Machine
 from medseg.planning.decide import family_named
-from medseg.planning.fingerprint import CaseFingerprint, fingerprint_of
 from medseg.planning.plan import Budget, Name, Plan, Request, budget_from
 from medseg.planning.weights import check_weights, loss_named
 from medseg.preprocessing.resample import ON_CPU, Resampler
@@ -36,14 +32,12 @@ if TYPE_CHECKING:
     from medseg.evaluation.folders import Evaluation
     from medseg.evaluation.settings import Settings
     from medseg.imaging.convert import Converted
-    from medseg.imaging.dataset import Case, Dataset
     from medseg.imaging.inspect import Inspected
     from medseg.imaging.nifti_header import Prefer
-    from medseg.imaging.source import Reading
-    from medseg.imaging.volume import LabelMap
     from medseg.inference.export.exporting import Exported
     from medseg.inference.folder import Inferred
     from medseg.inference.nnunet.importing import Imported
+    from medseg.kept import PartDone
     from medseg.planning.dataset import Planned
     from medseg.training.fold import FoldTrained
     from medseg.training.run import Trained
@@ -394,11 +388,14 @@ def evaluate(
     scans: Path | None = None,
     report: bool = True,
     all_viewers: bool = False,
-) -> Iterator[Event | Evaluation]:
+    where: Where = HERE,
+    part: str = "0/1",
+) -> Iterator[Event | Evaluation | PartDone]:
     """Score predictions against references, paired by case name, and show them in a report.
 
     metadata, by: a CSV of the cases, and the columns by which scores are broken down. scans: the folder of the scans,
-    which the report shows beneath the labels. all_viewers: each case gets a page too.
+    which the report shows beneath the labels. all_viewers: each case gets a page too. where: who scores. part: `I/N`,
+    of N parts that share `out`; the last of them writes scores and report.
     """
     from medseg.evaluation.folders import Evaluation, evaluate_folders
     from medseg.evaluation.settings import DEFAULT
@@ -406,7 +403,8 @@ def evaluate(
     settings, prefer = settings or DEFAULT, (options or ReadOptions()).prefer
     if scans is not None and not scans.exists():  # said before the scoring, which may take long
         raise InputError("there is no such file or folder", scans, "give the folder of the scans")
-    for event in evaluate_folders(predictions, references, out, settings, None, prefer, metadata, by):
+    shared = (where, part_from(part))
+    for event in evaluate_folders(predictions, references, out, settings, None, prefer, metadata, by, *shared):
         if isinstance(event, Evaluation) and report:
             yield from _report(event, predictions, out, scans, prefer, all_viewers)
         yield event
@@ -447,13 +445,19 @@ def convert(
     modality: str = "",
     series: str = "",
     options: ReadOptions | None = None,
-) -> Converted:
-    """Convert a scan, labels or a data set; what is written is read back."""
+    where: Where = HERE,
+    part: str = "0/1",
+) -> Iterator[Event | Converted | PartDone]:
+    """Convert a scan, labels or a data set; what is written is read back.
+
+    where: who converts the scans of a data set. part: `I/N`, of N parts that share them; with the last of them `target`
+    appears.
+    """
     from medseg.imaging.convert import Wish
     from medseg.imaging.convert import convert as converted
 
     wish = Wish(to, like, _names(names), modality.upper(), series, options or ReadOptions())
-    return converted(source, target, wish)
+    yield from converted(source, target, wish, where, part_from(part))
 
 
 def _names(text: str) -> dict[int, str]:
@@ -469,30 +473,20 @@ def _names(text: str) -> dict[int, str]:
     return named
 
 
-def inspect(path: Path, options: ReadOptions | None = None, headers: bool = False) -> Iterator[Event | Inspected]:
+def inspect(
+    path: Path,
+    options: ReadOptions | None = None,
+    headers: bool = False,
+    out: Path | None = None,
+    where: Where = HERE,
+    part: str = "0/1",
+) -> Iterator[Event | Inspected | PartDone]:
     """Look at everything at `path`: cases or scans, their geometry, and what is wrong with them.
 
-    The labelled cases of a data set are checked, unless `headers` alone are read.
+    The labelled cases of a data set are checked, unless `headers` alone are read. out: the file that all of it is
+    written to; beside it goes a private map of where each DICOM volume lies. where: who looks. part: `I/N`, of N parts
+    that share `out`, which the last of them writes.
     """
-    from medseg.imaging.inspect import Inspected
-    from medseg.imaging.inspect import inspect as look
+    from medseg.pipeline.inspecting import inspect as inspected
 
-    looked: list[CaseFingerprint] = []
-
-    def examine(
-        case: Case, dataset: Dataset, readings: tuple[Reading, ...], labels: LabelMap, notes: tuple[str, ...]
-    ) -> None:
-        looked.append(fingerprint_of(case, dataset, readings, labels, notes))
-
-    for event in look(path, secrets.token_hex(16), options, headers, examine):
-        yield _checked(event, looked) if isinstance(event, Inspected) and event.labelled and not headers else event
-
-
-def _checked(inspected: Inspected, looked: Sequence[CaseFingerprint]) -> Inspected:
-    """The same with all findings: of cases that could not be read, and of the others beside each other."""
-    found, seen = inspected.inspection, {case.case for case in looked}
-    unread = [one for one in found.cases if one.name in inspected.labelled and one.name not in seen]
-    failures = [failure(one.name, problem) for one in unread for problem in one.problems]
-    failures += [failure(left.where, left.reason) for left in found.left if left.broken]
-    findings = (*failures, *check_cases(looked, found.labels))
-    return replace(inspected, inspection=found.model_copy(update={"checked": True, "findings": findings}))
+    yield from inspected(path, options or ReadOptions(), headers, out, where, part_from(part))

@@ -262,7 +262,7 @@ def test_groups_and_patients_of_a_metadata_file(places, tmp_path):
     assert {(s.column, s.value, s.n) for s in evaluation.scores.strata} == {("site", "north", 1), ("site", "south", 2)}
     assert evaluation.scores.patients == {"a": 1, "b": 1, "c": 2}
     assert any("1 case" in event.text for event in events if isinstance(event, Note))
-    written = "".join(path.read_text() for path in places[2].iterdir())
+    written = "".join(path.read_text() for path in places[2].rglob("*") if path.is_file())
     assert "Mueller" not in written
     with pytest.raises(InputError, match="scanner"):
         run(*places, metadata=table, by=["scanner"])

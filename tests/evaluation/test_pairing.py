@@ -158,7 +158,7 @@ def test_the_key_of_the_case_map_names_what_it_does_not_know(folders):
     labels(folders[1] / "B.dcm", "2")
     one, other = pair_up(*folders).pairs
     assert (one.case, one.reference.name) == ("case-1234abcd", "A.dcm")
-    assert other.case == dicom_name(bytes.fromhex("ab" * 16), str(folders[1] / "B.dcm"), "seg")
+    assert other.case == dicom_name(bytes.fromhex("ab" * 16), "reference B.dcm", "seg")
     assert pair_up(*folders).pairs[1] == other
 
 

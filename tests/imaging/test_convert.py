@@ -10,7 +10,8 @@ import pytest
 import SimpleITK
 
 from medseg.errors import GeometryError, InputError
-from medseg.imaging.convert import Wish, convert
+from medseg.imaging.convert import Converted, Wish
+from medseg.imaging.convert import convert as converting
 from medseg.imaging.grid import Grid
 from medseg.imaging.label_files import read_label_file
 from medseg.imaging.nifti import read_volume, write_labels, write_volume
@@ -23,6 +24,12 @@ from tests.imaging import labelled_build
 from tests.imaging.build import Built, change, save_all, some_series, write_nifti
 
 NAMES = {1: "liver", 2: "left kidney"}
+
+
+def convert(source: Path, target: Path, wish: Wish) -> Converted:
+    *_, done = converting(source, target, wish)
+    assert isinstance(done, Converted)
+    return done
 
 
 def oblique() -> Built:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.errors import GeometryError, InputError
-from medseg.imaging import restructure as module
+from medseg.errors import CasesFailed, InputError
+from medseg.events import Note
+from medseg.imaging import restructure
+from medseg.imaging import rewriting as module
 from medseg.imaging.dataset import find_dataset, read_case
 from medseg.imaging.grid import Grid
 from medseg.imaging.itk import write_itk_volume
-from medseg.imaging.restructure import decathlon_to_nnunet, nnunet_to_decathlon
+from medseg.imaging.restructure import Restructured
 from medseg.imaging.volume import LabelMap, Volume
 from medseg.imaging.writing.nrrd import write_seg_nrrd
 from medseg.imaging.writing.result import Algorithm, Result
@@ -23,6 +26,20 @@ from tests.imaging.build import some_image, some_label, write_json, write_nifti
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "train"
 TEXTS = {"name": "Some", "licence": "CC0", "reference": "nobody"}
 REGIONS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+
+
+def decathlon_to_nnunet(source: Path, target: Path) -> float:
+    return deviation(restructure.decathlon_to_nnunet(source, target))
+
+
+def nnunet_to_decathlon(source: Path, target: Path) -> float:
+    return deviation(restructure.nnunet_to_decathlon(source, target))
+
+
+def deviation(events: Iterable[Any]) -> float:
+    *_, last = events
+    assert isinstance(last, Restructured)
+    return last.deviation_mm
 
 
 def oblique() -> Any:
@@ -180,22 +197,42 @@ def test_a_case_that_cannot_be_used_stops_all(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_nothing_is_left_of_a_conversion_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def failures(events: Iterable[Any]) -> list[str]:
+    told = []
+    with pytest.raises(CasesFailed) as failed:
+        told += [event.text for event in events if isinstance(event, Note)]
+    assert "the others are done" in str(failed.value)
+    return [f"{name}: {reason}" for name, reason in failed.value.failed.items()]
+
+
+def test_of_scans_that_fail_nothing_is_there_and_the_others_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = decathlon(tmp_path / "a")
     path = source / "imagesTr" / "c1.nii.gz"
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(InputError, match=r"cut short|damaged"):
-        decathlon_to_nnunet(source, tmp_path / "b")
+    (failed,) = failures(restructure.decathlon_to_nnunet(source, tmp_path / "b"))
+    assert failed.startswith("c1: ")
+    assert "cut short" in failed or "damaged" in failed
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".b.converting", "a"]
     decathlon(tmp_path / "a")
 
     def other_voxels(path: Path, like: Path, header: Any, voxels: Any) -> None:
+        tried.append(path.name)
         store(path, like, header, voxels + 1)
 
+    tried: list[str] = []
     store = module._store
     monkeypatch.setattr(module, "_store", other_voxels)
-    with pytest.raises(GeometryError, match="other values"):
-        decathlon_to_nnunet(source, tmp_path / "b")
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    (failed,) = failures(restructure.decathlon_to_nnunet(source, tmp_path / "b"))
+    assert "other values" in failed
+    assert tried == ["c1_0000.nii.gz"]
+    assert len(failures(restructure.decathlon_to_nnunet(source, tmp_path / "c"))) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".b.converting", "a"]
+    monkeypatch.undo()
+    decathlon_to_nnunet(source, tmp_path / "b")
+    same_cases(source, tmp_path / "b")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_a_target_that_is_not_empty_or_lies_in_the_source_is_refused(tmp_path: Path) -> None:

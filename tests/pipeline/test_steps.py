@@ -29,7 +29,7 @@ from tests.tiny import write_dataset as tiny_dataset
 )
 def test_names_of_convert(tmp_path: Path, names: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        convert(tmp_path / "a.nii.gz", tmp_path / "a.seg.nrrd", names=names)
+        list(convert(tmp_path / "a.nii.gz", tmp_path / "a.seg.nrrd", names=names))
 
 
 def test_structures_are_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
