@@ -34,10 +34,16 @@ def command(
     series: Annotated[
         str, typer.Option(metavar="RULE", help="Which volume, where DICOM holds several.", show_default=False)
     ] = "",
-    part: options.Share = "0/1",
     suv: Annotated[bool, typer.Option("--suv", help="Read PET as body-weight SUV.")] = False,
     allow_gaps: options.AllowGaps = False,
     prefer: options.Prefer = "",
+    on: options.Place = "local",
+    jobs: options.Jobs = None,
+    slurm: options.Slurm = "",
+    interface: options.Interface = "",
+    tls: options.Tls = None,
+    insecure: options.Insecure = False,
+    part: options.Share = "0/1",
     json: options.Json = False,
 ) -> None:
     """Convert scans, labels and data sets; says how far anything moved, after reading it back.
@@ -52,7 +58,8 @@ def command(
     from medseg.pipeline import steps
 
     read = steps.read_options(allow_gaps, suv, prefer)
-    done = console.follow(steps.convert(source, target, to, like, names, modality, series, read, part=part))
+    where = options.place(on, jobs, slurm, interface, tls, insecure)
+    done = console.follow(steps.convert(source, target, to, like, names, modality, series, read, where, part))
     if isinstance(done, PartDone):
         console.say(done.words)
         if done.failed:

@@ -68,8 +68,14 @@ def command(
     all_viewers: Annotated[
         bool, typer.Option("--all-viewers", help="Write a page with a viewer for every case, into cases/.")
     ] = False,
-    part: options.Share = "0/1",
     prefer: options.Prefer = "",
+    on: options.Place = "local",
+    jobs: options.Jobs = None,
+    slurm: options.Slurm = "",
+    interface: options.Interface = "",
+    tls: options.Tls = None,
+    insecure: options.Insecure = False,
+    part: options.Share = "0/1",
     json: options.Json = False,
 ) -> None:
     """Score labels: Dice, Hausdorff, surface distances, boundary F1 per structure, and a report. Failures count.
@@ -99,7 +105,8 @@ def command(
             scans,
             report,
             all_viewers,
-            part=part,
+            options.place(on, jobs, slurm, interface, tls, insecure),
+            part,
         )
     )
     if isinstance(evaluation, PartDone):

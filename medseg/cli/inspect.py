@@ -29,9 +29,15 @@ def command(
         bool,
         typer.Option("--headers", help="Look at headers only, not at every voxel: then no data set is checked."),
     ] = False,
-    part: options.Share = "0/1",
     allow_gaps: options.AllowGaps = False,
     prefer: options.Prefer = "",
+    on: options.Place = "local",
+    jobs: options.Jobs = None,
+    slurm: options.Slurm = "",
+    interface: options.Interface = "",
+    tls: options.Tls = None,
+    insecure: options.Insecure = False,
+    part: options.Share = "0/1",
     json: options.Json = False,
 ) -> None:
     """List what is found: cases, or a row for each DICOM volume with its verdict; geometry, labels, problems.
@@ -48,7 +54,9 @@ def command(
     from medseg.report.inspection import findings_table, inspection_table
 
     read = steps.read_options(allow_gaps, prefer=prefer)
-    inspected = console.follow(steps.inspect(path, read, headers, out, part=part))
+    inspected = console.follow(
+        steps.inspect(path, read, headers, out, options.place(on, jobs, slurm, interface, tls, insecure), part)
+    )
     if isinstance(inspected, PartDone):
         console.say(inspected.words)
         return

@@ -17,7 +17,7 @@ from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.imaging.source import ReadOptions
 from medseg.imaging.structures import alike
-from medseg.parallel import HERE, Where
+from medseg.parallel import Where
 from medseg.parts import Part, part_from
 from medseg.pipeline.machine import kind_of, machine, may_have_gpu, resampler
 from medseg.pipeline.where import LOCAL, On, working
@@ -101,11 +101,11 @@ def plan(
         yield Note("there is no GPU here: the plan is for one of another machine")
     share, sampler = part_from(part), resampler(kind) if on == LOCAL else ON_CPU
     with working(on, run) as where:
-        places = (data, run) if on.here else (data.resolve(), run.resolve())  # as other machines know them
+        data, run = on.path(data), on.path(run)
         if init is None:
-            yield from plan_dataset(*places, request, machine(kind), splits, sampler, where=where, part=share)
+            yield from plan_dataset(data, run, request, machine(kind), splits, sampler, where=where, part=share)
         else:
-            yield from _plan_for(init, *places, request, machine(kind), splits, sampler, where, share)
+            yield from _plan_for(init, data, run, request, machine(kind), splits, sampler, where, share)
 
 
 def _plan_for(
@@ -297,8 +297,8 @@ def infer(
     )
     here = choose_device(device if on.here else "cpu")  # elsewhere the workers choose theirs
     with working(on, out, gpus=here.type == "cuda") as where:
-        places = (run, scans, out) if on == LOCAL else (run.resolve(), scans.resolve(), out.resolve())
-        for event in infer_folder(*places, here, asked, where, device):
+        run, scans, out = on.path(run), on.path(scans), on.path(out)
+        for event in infer_folder(run, scans, out, here, asked, where, device):
             if report and isinstance(event, Inferred):
                 yield from _inference_report(event, asked.options)
             yield event
@@ -388,14 +388,14 @@ def evaluate(
     scans: Path | None = None,
     report: bool = True,
     all_viewers: bool = False,
-    where: Where = HERE,
+    on: On = LOCAL,
     part: str = "0/1",
 ) -> Iterator[Event | Evaluation | PartDone]:
     """Score predictions against references, paired by case name, and show them in a report.
 
     metadata, by: a CSV of the cases, and the columns by which scores are broken down. scans: the folder of the scans,
-    which the report shows beneath the labels. all_viewers: each case gets a page too. where: who scores. part: `I/N`,
-    of N parts that share `out`; the last of them writes scores and report.
+    which the report shows beneath the labels. all_viewers: each case gets a page too. on: where cases are scored. part:
+    `I/N`, of N parts that share `out`; the last of them writes scores and report.
     """
     from medseg.evaluation.folders import Evaluation, evaluate_folders
     from medseg.evaluation.settings import DEFAULT
@@ -403,11 +403,14 @@ def evaluate(
     settings, prefer = settings or DEFAULT, (options or ReadOptions()).prefer
     if scans is not None and not scans.exists():  # said before the scoring, which may take long
         raise InputError("there is no such file or folder", scans, "give the folder of the scans")
-    shared = (where, part_from(part))
-    for event in evaluate_folders(predictions, references, out, settings, None, prefer, metadata, by, *shared):
-        if isinstance(event, Evaluation) and report:
-            yield from _report(event, predictions, out, scans, prefer, all_viewers)
-        yield event
+    predictions, references, out = on.path(predictions), on.path(references), on.path(out)
+    share = part_from(part)
+    with working(on, out) as where:
+        asked = (settings, None, prefer, metadata, by, where, share)
+        for event in evaluate_folders(predictions, references, out, *asked):
+            if isinstance(event, Evaluation) and report:
+                yield from _report(event, predictions, out, scans, prefer, all_viewers)
+            yield event
 
 
 def _report(
@@ -445,19 +448,21 @@ def convert(
     modality: str = "",
     series: str = "",
     options: ReadOptions | None = None,
-    where: Where = HERE,
+    on: On = LOCAL,
     part: str = "0/1",
 ) -> Iterator[Event | Converted | PartDone]:
     """Convert a scan, labels or a data set; what is written is read back.
 
-    where: who converts the scans of a data set. part: `I/N`, of N parts that share them; with the last of them `target`
-    appears.
+    on: where the scans of a data set are converted. part: `I/N`, of N parts that share them; with the last of them
+    `target` appears.
     """
     from medseg.imaging.convert import Wish
     from medseg.imaging.convert import convert as converted
 
     wish = Wish(to, like, _names(names), modality.upper(), series, options or ReadOptions())
-    yield from converted(source, target, wish, where, part_from(part))
+    source, target = on.path(source), on.path(target)
+    with working(on, target.parent) as where:
+        yield from converted(source, target, wish, where, part_from(part))
 
 
 def _names(text: str) -> dict[int, str]:
@@ -478,15 +483,19 @@ def inspect(
     options: ReadOptions | None = None,
     headers: bool = False,
     out: Path | None = None,
-    where: Where = HERE,
+    on: On = LOCAL,
     part: str = "0/1",
 ) -> Iterator[Event | Inspected | PartDone]:
     """Look at everything at `path`: cases or scans, their geometry, and what is wrong with them.
 
     The labelled cases of a data set are checked, unless `headers` alone are read. out: the file that all of it is
-    written to; beside it goes a private map of where each DICOM volume lies. where: who looks. part: `I/N`, of N parts
-    that share `out`, which the last of them writes.
+    written to; beside it goes a private map of where each DICOM volume lies. on: where they are looked at. part: `I/N`,
+    of N parts that share `out`, which the last of them writes.
     """
     from medseg.pipeline.inspecting import inspect as inspected
 
-    yield from inspected(path, options or ReadOptions(), headers, out, where, part_from(part))
+    if not on.here and out is None:
+        raise InputError(f"--on {on.on} needs a folder that all machines see", fix="name a file there with -o FILE")
+    path, out = on.path(path), on.path(out) if out is not None else None
+    with working(on, out.parent if out is not None else Path()) as where:
+        yield from inspected(path, options or ReadOptions(), headers, out, where, part_from(part))

@@ -36,6 +36,10 @@ class On:
         """Whether no other machine is asked for."""
         return self.on == "local"
 
+    def path(self, path: Path) -> Path:
+        """The same path, as the processes that do the work know it."""
+        return path if self == LOCAL else path.resolve()
+
     def check(self) -> On:
         """The same, if it can be done.
 

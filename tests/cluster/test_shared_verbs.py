@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
-from medseg.cluster.where import on_dask
 from medseg.evaluation.folders import Evaluation
 from medseg.imaging.convert import Converted
 from medseg.imaging.inspect import Inspected
 from medseg.pipeline import steps
+from medseg.pipeline.where import On
 from tests.cluster.running import Running
 from tests.evaluation.test_folders import write
 from tests.imaging.test_restructure import decathlon
@@ -36,12 +36,11 @@ def test_the_same_bytes_there(dask_tls: Running, tmp_path: Path, monkeypatch: An
     for name in ("here", "there"):
         to = tmp_path / name
         to.mkdir()
-        with on_dask(dask_tls.address, to, dask_tls.tls) as place:
-            where: dict[str, Any] = {"where": place} if name == "there" else {}
-            sides = (tmp_path / "out", tmp_path / "labels", to / "scores")
-            assert isinstance([*steps.evaluate(*sides, report=False, **where)][-1], Evaluation)
-            assert isinstance([*steps.inspect(source, out=to / "found.json", **where)][-1], Inspected)
-            assert isinstance([*steps.convert(source, to / "nnunet", "nnunet", **where)][-1], Converted)
+        place = On(f"dask:{dask_tls.address}", tls=dask_tls.tls) if name == "there" else On()
+        sides = (tmp_path / "out", tmp_path / "labels", to / "scores")
+        assert isinstance([*steps.evaluate(*sides, report=False, on=place)][-1], Evaluation)
+        assert isinstance([*steps.inspect(source, out=to / "found.json", on=place)][-1], Inspected)
+        assert isinstance([*steps.convert(source, to / "nnunet", "nnunet", on=place)][-1], Converted)
     here, there = tmp_path / "here", tmp_path / "there"
     assert tree(here / "nnunet") == tree(there / "nnunet")
     for name in ("found.json", "found.case_map.json", "scores/scores.csv", "scores/scores.json"):
