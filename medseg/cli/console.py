@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -75,26 +76,46 @@ def follow(events: Iterable[Any]) -> Any:
 
 
 class _Lines:
-    """Plain lines for logs and pipes: every stage and note, progress every ten seconds."""
+    """Plain lines for logs and pipes: every stage and note, and how far it is every ten seconds, with what was done
+    last, how fast it goes and how long it will take; also while nothing ends.
+    """
 
     def __init__(self) -> None:
         self.stage, self.began, self.shown = Stage("", 0), 0.0, 0.0
         self.first: float | None = None  # what was done before, in an earlier run
+        self.last: Advanced | None = None
+        self.at_work = False
+        self._turn, self._end = threading.Lock(), threading.Event()
+        self._clock = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> _Lines:
+        self._clock.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        return None
+        self._end.set()
+        self._clock.join()
+
+    def _tick(self) -> None:
+        while not self._end.wait(LINE_EVERY_S / 10):
+            with self._turn:
+                if self.at_work and time.monotonic() - self.shown >= LINE_EVERY_S:
+                    self._line(self.last or Advanced(0, "nothing has ended yet"), time.monotonic())
 
     def show(self, event: Event) -> None:
+        with self._turn:
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
         match event:
             case Stage():
                 self.stage, self.began, self.shown, self.first = event, time.monotonic(), time.monotonic(), None
+                self.last, self.at_work = None, event.total > 0
                 say(f"{event.name}: {event.expect}")
             case Note():
                 _say_note(event)
             case StepBegins():
+                self.at_work = False
                 say(f"[{event.number}/{event.total}] medseg {event.words}", "bold")
             case Advanced():
                 now = time.monotonic()
@@ -102,17 +123,28 @@ class _Lines:
                     self.first, self.began = event.done, now
                 elif self.first is None:
                     self.first = 0.0
-                if now - self.shown >= LINE_EVERY_S or (event.done >= self.stage.total and self.stage.total):
-                    self.shown = now
-                    share = f"{100 * event.done / max(self.stage.total, 1):.0f} %"
-                    say(f"  {self.stage.name} {share}{self._left(event.done, self.first, now)}: {event.what}")
+                self.last = event
+                is_done = event.done >= self.stage.total > 0
+                self.at_work = not is_done
+                if now - self.shown >= LINE_EVERY_S or is_done:
+                    self._line(event, now)
+
+    def _line(self, event: Advanced, now: float) -> None:
+        self.shown = now
+        share = f"{100 * event.done / max(self.stage.total, 1):.0f} %"
+        left = self._left(event.done, self.first or 0.0, now)
+        say(f"  {self.stage.name} {share}{left}: {event.what}")
 
     def _left(self, done: float, first: float, now: float) -> str:
-        """The time left, once it is known."""
+        """The speed and the time left, once they are known."""
         if done >= self.stage.total:
             return ", 0:00 left"
-        here = done - first
-        return f", {_clock((now - self.began) / here * (self.stage.total - done))} left" if here > 0 else ""
+        here, seconds = done - first, now - self.began
+        if here <= 0 or seconds <= 0:
+            return ""
+        # stages of hundredths are of no cases
+        rate = f", {60 * here / seconds:.3g}/min" if self.stage.total % 100 else ""
+        return f"{rate}, {_clock(seconds / here * (self.stage.total - done))} left"
 
 
 class _Told(ProgressColumn):

@@ -19,6 +19,7 @@ from medseg.imaging.source import ReadOptions
 from medseg.imaging.structures import alike
 from medseg.parallel import Where
 from medseg.parts import Part, part_from
+from medseg.pipeline.failures import note_failures
 from medseg.pipeline.machine import kind_of, machine, may_have_gpu, resampler
 from medseg.pipeline.where import LOCAL, On, working
 from medseg.planning.cost import Machine
@@ -73,7 +74,7 @@ def plan(
     class_weights: `even`, `volume`, or names with numbers, `liver=1,tumour=4`. on: where the work per case is done.
     part: `I/N`, of N parts of the cases that are looked at and prepared by as many commands.
     """
-    from medseg.planning.dataset import plan_dataset
+    from medseg.planning.dataset import Planned, plan_dataset
 
     if dims not in ("auto", "2d", "3d", "lowres", "cascade"):
         raise InputError(f"--dims {dims} is no choice", fix="give auto, 2d, 3d, lowres or cascade")
@@ -102,10 +103,14 @@ def plan(
     share, sampler = part_from(part), resampler(kind) if on == LOCAL else ON_CPU
     with working(on, run) as where:
         data, run = on.path(data), on.path(run)
-        if init is None:
-            yield from plan_dataset(data, run, request, machine(kind), splits, sampler, where=where, part=share)
-        else:
-            yield from _plan_for(init, data, run, request, machine(kind), splits, sampler, where, share)
+        asked = (data, run, request, machine(kind), splits, sampler)
+        events = (
+            plan_dataset(*asked, where=where, part=share) if init is None else _plan_for(init, *asked, where, share)
+        )
+        for event in events:
+            if isinstance(event, Planned):
+                note_failures(run, "plan", event.failed, share)
+            yield event
 
 
 def _plan_for(
@@ -299,8 +304,10 @@ def infer(
     with working(on, out, gpus=here.type == "cuda") as where:
         run, scans, out = on.path(run), on.path(scans), on.path(out)
         for event in infer_folder(run, scans, out, here, asked, where, device):
-            if report and isinstance(event, Inferred):
-                yield from _inference_report(event, asked.options)
+            if isinstance(event, Inferred):
+                note_failures(out, "infer", event.failed, asked.part)
+                if report:
+                    yield from _inference_report(event, asked.options)
             yield event
 
 
@@ -399,6 +406,7 @@ def evaluate(
     """
     from medseg.evaluation.folders import Evaluation, evaluate_folders
     from medseg.evaluation.settings import DEFAULT
+    from medseg.kept import PartDone
 
     settings, prefer = settings or DEFAULT, (options or ReadOptions()).prefer
     if scans is not None and not scans.exists():  # said before the scoring, which may take long
@@ -408,6 +416,8 @@ def evaluate(
     with working(on, out) as where:
         asked = (settings, None, prefer, metadata, by, where, share)
         for event in evaluate_folders(predictions, references, out, *asked):
+            if isinstance(event, Evaluation | PartDone):
+                note_failures(out, "evaluate", event.failed, share)
             if isinstance(event, Evaluation) and report:
                 yield from _report(event, predictions, out, scans, prefer, all_viewers)
             yield event

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import io
 import re
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -35,6 +38,30 @@ def test_events_become_lines_where_no_terminal_is(capsys: pytest.CaptureFixture[
         "  train 100 %, 0:00 left: all",
         "nothing: ",
     ]
+
+
+def test_a_line_comes_also_while_nothing_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "LINE_EVERY_S", 0.05)
+
+    def events() -> Iterator[Any]:
+        yield Stage("infer", 6, "about 4 s")
+        time.sleep(0.2)
+        yield Advanced(1, "case1 (2 workers)")
+        time.sleep(0.2)
+        yield Advanced(6, "case6")
+        time.sleep(0.2)
+        yield Stage("nothing", 0, "")
+        time.sleep(0.2)
+
+    console.follow(events())
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.count("  infer 0 %: nothing has ended yet") >= 2
+    told = [line for line in lines if "case1" in line]
+    assert len(told) >= 2
+    assert all(re.fullmatch(r"  infer 17 %, \S+/min, 0:0\d left: case1 \(2 workers\)", line) for line in told)
+    assert lines[-2:] == ["  infer 100 %, 0:00 left: case6", "nothing: "]
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
