@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.one_host_slurm import Slurm, one_host_slurm, why_not
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,3 +33,14 @@ def real_data(pytestconfig: pytest.Config) -> Path:
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verbs compute on one thread: small tests are slower on several, and the order of sums is fixed."""
     monkeypatch.setattr("medseg.compute.available_cores", lambda: 1)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A Slurm of two nodes on this host, which the commands of Slurm find by the environment."""
+    if missing := why_not():
+        pytest.skip(f"no Slurm here: {missing}")
+    with one_host_slurm() as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        yield running
