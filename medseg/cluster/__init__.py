@@ -1,0 +1,1 @@
+"""Beyond one machine: the same work on a Slurm or a Dask cluster."""
