@@ -33,7 +33,7 @@ STEPS_MARGIN = 1.5  # times what the steps alone take: looks and validation
 GPU_PROCESS_GB = 4.0  # of memory of the node, for torch with its libraries for GPUs
 SPARE_GB = 2.0
 CPUS = {"cpu": 8, "cuda": 4}  # for a job; for each GPU
-SCORING = Needs(cpus=1, memory_gb=3, time_s=1800)  # it reads scores, and the prepared cases for what it learns of them
+SCORING_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,9 @@ def _batches(
         command = (*program, "--folds", str(asked.folds), *_same(asked), "--device", "cpu")
         plain = own.without("gres", "gpus", "gpus-per-node", "time", "mem", "cpus-per-task")
         after = "JOB" if left else ""  # its number is known once it is submitted
-        found.append(Batch(f"medseg-score-{plan.chosen}", command, logs, SCORING, plain, after=after))
+        room = SPARE_GB + plan.configuration.cost.preparing_gb  # a case at a time is drawn, and learned from
+        little = Needs(cpus=1, memory_gb=room, time_s=SCORING_S)
+        found.append(Batch(f"medseg-score-{plan.chosen}", command, logs, little, plain, after=after))
     return found
 
 
