@@ -145,7 +145,7 @@ class Slurm:
         Slurm sees it down after 25 to 35 s. (slurmd alone loses nothing when it is killed.)
         """
         _kill([_pid(self.folder / f"slurmd.{node}.pid")])
-        jobs = self._jobs_of(node)
+        jobs = self.processes_of(node)
         supervisors = {parent for job in jobs if _name(parent := _parent(job)) == "slurmstepd"}
         _kill(supervisors)
         _kill({process for job in jobs for process in _tree(job)})
@@ -182,14 +182,14 @@ class Slurm:
             time.sleep(0.1)
         _kill(pid for pid in daemons if _is_running(pid))
         for node in NODES:
-            jobs = self._jobs_of(node)
+            jobs = self.processes_of(node)
             _kill({parent for job in jobs if _name(parent := _parent(job)) == "slurmstepd"})
             _kill({process for job in jobs for process in _tree(job)})
 
-    def _jobs_of(self, node: str) -> list[int]:
+    def processes_of(self, node: str) -> list[int]:
         """The processes that this Slurm started on a node, by what Slurm puts into their environment."""
         own = {f"SLURM_CONF={self.environment['SLURM_CONF']}".encode(), f"SLURMD_NODENAME={node}".encode()}
-        return [pid for pid in _processes() if own <= set(_read(pid, "environ").split(b"\0"))]
+        return [pid for pid in processes() if own <= set(_read(pid, "environ").split(b"\0"))]
 
 
 def _path() -> str:
@@ -208,8 +208,10 @@ def _free_ports(n: int) -> list[int]:
     return sorted(found)
 
 
-def _processes() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+def processes(words: str = "") -> list[int]:
+    """All that run whose command has these words."""
+    found = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [pid for pid in found if words in _read(pid, "cmdline").decode(errors="replace").replace("\0", " ")]
 
 
 def _read(pid: int, name: str) -> bytes:
@@ -239,7 +241,7 @@ def _is_running(pid: int) -> bool:
 
 def _tree(root: int) -> list[int]:
     """A process and all that come from it."""
-    parents = {pid: _parent(pid) for pid in _processes()}
+    parents = {pid: _parent(pid) for pid in processes()}
     found = [root]
     for pid in found:
         found += [child for child, parent in parents.items() if parent == pid]

@@ -62,6 +62,11 @@ def show_json(values: Any) -> None:
     sys.stdout.write(json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
+def show_text(text: str) -> None:
+    """A text to standard output, as it is."""
+    sys.stdout.write(text)
+
+
 def follow(events: Iterable[Any]) -> Any:
     """Show a front door's events as they come; return its summary, which is its last yield."""
     summary: Any = None

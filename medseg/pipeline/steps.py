@@ -179,28 +179,28 @@ def train(
     deterministic: bool = False,
     gpus: int | None = None,
     tensorboard: bool = False,
+    nodes: int = 1,
+    job: str | None = None,
+    interface: str | None = None,
 ) -> Iterator[Event | Trained]:
     """Train fold `fold` (0 unless given, or `all`), or all of `folds` folds; `started` is when the command began.
 
     configuration: another prepared one than the plan's choice. init: a model whose weights are the start. gpus: how
-    many GPUs, or processes on a CPU, train; several folds side by side, one fold together.
+    many GPUs, or processes on a CPU, train; several folds side by side, one fold together. nodes: of the Slurm job
+    with the id `job`, in which this runs; they talk over the network `interface`.
     """
     from medseg.compute import choose_device
     from medseg.report.training import draw_curves
     from medseg.training import run as training
     from medseg.training.journal import check_tensorboard
+    from medseg.training.nodes import nodes_of
 
     began = time.monotonic() if started is None else started
-    if fold is not None and folds is not None:
-        raise InputError("--fold and --folds cannot both be given", fix="--fold trains one, --folds N all of N")
-    if budget is not None and steps is not None:
-        raise InputError("--budget and --steps cannot both be given", fix="give one of them")
-    if steps is not None and steps < 1:
-        raise InputError(f"--steps {steps} trains nothing", fix="give at least 1")
-    allowed = Budget(steps=steps) if steps else budget_from(budget) if budget is not None else None
-    (other,) = _configurations([configuration], "--configuration") if configuration is not None else (None,)
+    allowed = amount(fold, folds, budget, steps)
+    other = configuration_named(configuration)
     where = choose_device(device)
     training.check_gpus(gpus, where)
+    together = nodes_of(nodes, gpus or 1, job, interface)
     if gpus is not None and gpus > 1 and where.type != "cuda" and device != "cpu":
         fix = f"give --device cpu to train in {gpus} processes on the CPU"
         raise InputError(f"--gpus {gpus}: torch sees no GPU here", fix=fix)
@@ -210,8 +210,32 @@ def train(
         yield Note(told)
     wanted = ["0" if fold is None else fold] if folds is None else [str(k) for k in range(folds)]
     how = training.How(deterministic, init, tensorboard, draw_curves)
-    events = training.train(run, wanted, allowed, where, started=began, configuration=other, how=how, gpus=gpus or 1)
+    events = training.train(run, wanted, allowed, where, time.monotonic, began, other, how, gpus or 1, together)
     yield from _with_reports(events, run, other)
+
+
+def amount(fold: str | None, folds: int | None, budget: str | None, steps: int | None) -> Budget | None:
+    """The budget that the options of a training give, None where the plan's holds.
+
+    Raises:
+        InputError: two of them contradict each other, or one is no amount.
+    """
+    if fold is not None and folds is not None:
+        raise InputError("--fold and --folds cannot both be given", fix="--fold trains one, --folds N all of N")
+    if budget is not None and steps is not None:
+        raise InputError("--budget and --steps cannot both be given", fix="give one of them")
+    if steps is not None and steps < 1:
+        raise InputError(f"--steps {steps} trains nothing", fix="give at least 1")
+    return Budget(steps=steps) if steps else budget_from(budget) if budget is not None else None
+
+
+def configuration_named(text: str | None) -> Name | None:
+    """What --configuration names.
+
+    Raises:
+        InputError: it is no configuration.
+    """
+    return None if text is None else _configurations([text], "--configuration")[0]
 
 
 def _with_reports(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -33,6 +34,7 @@ from medseg.training.looks import Looks
 from medseg.training.losses.table import build_loss
 from medseg.training.transfer import adapt, origin_of
 
+SEEN_S = 120.0  # a file that was replaced is seen on every node of a shared file system within it
 SMALLEST_SHARE = 0.3  # of the budget that must be left for steps
 
 
@@ -77,7 +79,7 @@ def _train_fold(job: FoldJob, ranks: Ranks) -> Iterator[Event | FoldTrained]:
     output_folder(job.folder)
     seconds = None if job.ends is None else job.ends - job.clock()
     learner = build_learner(job.plan, ranks.device, ranks.ranks, job.how.deterministic, seconds)
-    before = load_checkpoint(job.checkpoint, learner, job.digest)
+    before = _left_off(learner, job, ranks)
     progress = before or Progress(plan=job.digest, origin=origin_of(job.run, job.cases, job.how.init))
     training_bytes = GB * job.plan.configuration.cost.training_gb
     placed = place(training, ranks.device, ranks=job.processes, training_bytes=training_bytes)
@@ -150,6 +152,26 @@ def _finish(
 
 def _loaded(names: tuple[str, ...], job: FoldJob) -> tuple[LoadedCase, ...]:
     return with_previous(load_cases(job.cache, names, job.plan.configuration.preprocessing), job.run, job.plan)
+
+
+def _left_off(learner: Learner, job: FoldJob, ranks: Ranks) -> Progress | None:
+    """Load the checkpoint, where one stands: that of the first rank. The folder that several nodes share may show a
+    node an older one for a while.
+
+    Raises:
+        RunError: it belongs to another plan.
+        ResourceError: another node goes on from another checkpoint.
+    """
+    before = load_checkpoint(job.checkpoint, learner, job.digest)
+    first = from_first_rank(before.step if before else -1, ranks.device)
+    until = job.clock() + SEEN_S
+    while (before.step if before else -1) != first:
+        if job.clock() > until:
+            what = f"rank {ranks.rank} does not see the checkpoint of step {first:.0f} that the first rank goes on from"
+            raise ResourceError(what, job.checkpoint, "every node must see the same run folder")
+        time.sleep(1.0)
+        before = load_checkpoint(job.checkpoint, learner, job.digest)
+    return before
 
 
 def _start(learner: Learner, before: Progress | None, known: int, job: FoldJob) -> Iterator[Note]:

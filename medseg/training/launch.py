@@ -29,7 +29,10 @@ from medseg.training.wire import heard
 
 # an exception of Python, which torchrun marks with its rank, but not torchrun's own about it; and a signal
 _ERROR = re.compile(r"(?:\[rank\d+\]: ?)?((?!torch\.distributed\.elastic)[\w.]*(?:Error|Exception)\b.*)")
-_LOST_RANK = re.compile(r"gloo|nccl|DistBackend|(closed|reset) by peer", re.IGNORECASE)
+_LOST_RANK = re.compile(
+    r"gloo|nccl|Dist(Backend|Store|Network)Error|Rendezvous|TCPStore|(closed|reset) by peer|broken pipe", re.IGNORECASE
+)
+_LOST_NODE = re.compile(r"srun: error: .*(Node failure|Task launch|[Cc]ommunication|[Cc]onnect)")
 _SIGNAL = re.compile(r"Signal \d+ \(SIG\w+\)")
 
 Start = tuple[Sequence[str], Mapping[str, str]]  # a command, and what its environment has besides ours
@@ -40,12 +43,14 @@ RELAUNCHES = 3
 GRACE_S = 10.0  # for a checkpoint, when training is to end early
 LEAVING_S = 3.0  # until processes that are done have ended
 LAST_LINES = 300  # of what a process said, kept for an error
+STORE_OF_ITS_OWN = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}  # for torchrun; see above
 
 
 class WorkerJob(Record):
     """What a process that trains (a rank of) one fold is told: when it must be done, or the number of steps.
 
-    ends_at: in seconds since 1970, by the clock that all processes share. processes: that share this machine's cores.
+    ends_at: in seconds since 1970, by the clock that all processes share; on several nodes by the clock of the first
+    rank's, which alone fits the steps to the time. processes: that share a machine's cores.
     """
 
     run: str
@@ -121,15 +126,15 @@ class Worker:
         return self._process.poll()
 
     def end(self) -> None:
-        """Ask it to end, and soon kill it; all that it started ends with it."""
-        if self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(GRACE_S)
+        """Ask it to end, and soon kill it; all that it started ends with it. What it hears is the end of its standard
+        input: it reaches every process of it, also through srun, which answers a signal by killing all at once.
+        """
         with suppress(OSError):
             if self._process.stdin:
                 self._process.stdin.close()
+        if self._process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
         with suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
@@ -142,7 +147,7 @@ def torchrun(ranks: int, job: WorkerJob) -> Start:
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-id", secrets.token_hex(8)),
         *("--local-addr", "127.0.0.1", "--max-restarts", "0", *WORKER, job.model_dump_json()),
     )
-    return command, {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+    return command, STORE_OF_ITS_OWN
 
 
 def on_one(device: int, job: WorkerJob) -> Start:
@@ -154,8 +159,12 @@ def on_one(device: int, job: WorkerJob) -> Start:
     return (sys.executable, *WORKER, job.model_dump_json()), environment
 
 
-def on_ranks(job: FoldJob, ranks: int, start: Callable[[int, WorkerJob], Start] = torchrun) -> Iterator[Event]:
+def on_ranks(
+    job: FoldJob, ranks: int, start: Callable[[int, WorkerJob], Start] = torchrun, here: int | None = None
+) -> Iterator[Event]:
     """Train one fold on several devices; where a process is killed, go on from its checkpoint, at most 3 times.
+
+    here: how many of them share a machine; all, unless told.
 
     Raises:
         MedsegError: what a process told as its error, or it ended by a fault of the program.
@@ -163,7 +172,7 @@ def on_ranks(job: FoldJob, ranks: int, start: Callable[[int, WorkerJob], Start] 
     """
     for launch in range(RELAUNCHES + 1):
         said: Said = queue.Queue()
-        worker = Worker(0, start(ranks, worker_job(job, ranks)), said)
+        worker = Worker(0, start(ranks, worker_job(job, here or ranks)), said)
         try:
             yield from _events(said)
         finally:
@@ -172,7 +181,7 @@ def on_ranks(job: FoldJob, ranks: int, start: Callable[[int, WorkerJob], Start] 
             return
         if not _was_killed(worker.code or 0, worker.last):
             what = f"a process of the training ended with {worker.code}: {_reason(worker.last)}"
-            raise MedsegError(what, job.run, "train without --gpus to see where")
+            raise MedsegError(what, job.run, "train on one device to see where")
         if launch < RELAUNCHES:
             why = _reason(worker.last)
             told = (
@@ -207,8 +216,18 @@ def _events(said: Said) -> Iterator[Event]:
 
 
 def _was_killed(code: int, last: Sequence[str]) -> bool:
-    """Whether a process, or a rank of it as torchrun tells, died of a signal; not of the one that asks it to end."""
-    return code < 0 or bool(_deadly(last))
+    """Whether a process, or a rank of it as torchrun tells, died of a signal; not of the one that asks it to end.
+
+    Of one on another node nothing may be told but that the connection to it is lost, or by srun that the node is.
+    """
+    return code < 0 or bool(_deadly(last)) or (code != 0 and _is_alone(last))
+
+
+def _is_alone(last: Sequence[str]) -> bool:
+    """Whether a lost connection, or node, is the only error that was told."""
+    errors = [found[1] for line in last if (found := _ERROR.match(line.strip()))]
+    lost = [error for error in errors if _LOST_RANK.search(error)]
+    return len(lost) == len(errors) and bool(lost or any(map(_LOST_NODE.search, last)))
 
 
 def _reason(last: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ RUN/report.html   all of it on one page, written by `pipeline.steps` at the end 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,15 +31,16 @@ from medseg.planning.configure import descent
 from medseg.planning.cost import within
 from medseg.planning.explain import counted
 from medseg.planning.plan import Budget, Name, Plan
-from medseg.training.crossvalidation import cases_of, cross_validate, uneven, use_folds
+from medseg.training.crossvalidation import FOLDER, cases_of, cross_validate, uneven, use_folds
 from medseg.training.fold import FoldTrained, train_fold
 from medseg.training.job import FoldJob, How, Queue, check_amount, queue_of
 from medseg.training.launch import on_ranks, side_by_side
 from medseg.training.learning.distributed import check_batch
+from medseg.training.nodes import Nodes
 from medseg.training.stopping import interruptible, terminable
 from medseg.training.transfer import starting_model
 
-__all__ = ["FoldTrained", "How", "Trained", "plan_for", "train", "use_folds"]
+__all__ = ["FoldTrained", "How", "Trained", "as_it_stands", "plan_for", "train", "use_folds"]
 
 _DEVICES = {"cpu": "a CPU", "cuda": "a GPU"}
 
@@ -64,6 +65,7 @@ def train(
     configuration: Name | None = None,
     how: How = How(),  # noqa: B008 - frozen
     gpus: int = 1,
+    nodes: Nodes | None = None,
 ) -> Iterator[Event | FoldTrained | Trained]:
     """Train `folds` (numbers as text, or "all") of `run` one after another; finished ones are kept, begun ones go on.
     The end of each but the last is told as it comes.
@@ -71,7 +73,7 @@ def train(
     The budget is the wall time of the whole command from `started` on, shared evenly by the folds; without one the
     plan's holds. Finished folds count with their share, begun ones with the time that they had. configuration: another
     prepared one than the plan's choice. gpus: processes, on a GPU each; several folds are trained side by side, one is
-    trained by all of them.
+    trained by all of them. nodes: of the Slurm job that this runs in, which train one fold together.
 
     Raises:
         RunError: `run` is not a planned and prepared run, a checkpoint belongs to another plan, or weights are gone.
@@ -85,6 +87,8 @@ def train(
     keep_freed_memory()
     jobs = [FoldJob(run, f, plan, cases_of(f, run), None, budget.steps, device, clock, began, how) for f in folds]
     left = [job for job in jobs if not job.is_trained]
+    if nodes is not None and len(jobs) > 1:
+        raise InputError("--nodes trains one fold at a time", run, "give --fold; or --on slurm, with a job for each")
     side = max(min(gpus, len(jobs)), 1)
     rounds = -(-len(jobs) // side)
     for job in jobs:
@@ -105,13 +109,27 @@ def train(
         with interruptible():
             yield from _with_ends(side_by_side(queues, failed), left)
     else:
-        yield from _in_turn(queue_of(left, budget, began, rounds), gpus)
+        yield from _in_turn(queue_of(left, budget, began, rounds), gpus, nodes)
     scores = cross_validate(run, plan.chosen) if len(jobs) > 1 and not failed else None
     if scores is not None and (different := uneven(job.folder for job in jobs)):
         yield Note(f"the folds were trained very differently: {different}", warning=True)
     yield from _taught(run, plan.chosen)
     named = {f"fold {fold}": reason for fold, reason in failed.items()}
     yield Trained(run, tuple(_finished(job) for job in jobs if job.is_trained), scores, named)
+
+
+def as_it_stands(
+    run: Path, folds: Sequence[str], configuration: Name, failed: Mapping[str, str] | None = None
+) -> Trained:
+    """The end of a training that other processes did, from what they left in the run; `failed`: what they did not."""
+    folders = [run / "folds" / configuration / fold for fold in folds]
+    joint = run / "folds" / configuration / FOLDER / "scores.json"
+    trained = tuple(_as_left(folder) for folder in folders if (folder / "model.json").is_file())
+    scores = None
+    if len(trained) == len(folders) > 1 and joint.is_file():
+        models = [(folder / "model.json").stat().st_mtime_ns for folder in folders]
+        scores = read_record(joint, Scores) if joint.stat().st_mtime_ns >= max(models) else None  # else of older ones
+    return Trained(run, trained, scores, dict(failed or {}))
 
 
 def _taught(run: Path, configuration: Name) -> Iterator[Note]:
@@ -185,20 +203,21 @@ def _check(job: FoldJob, budget: Budget, rounds: int) -> None:
         raise RunError(what, job.folder, "put it back, or delete the folder to train it anew")
 
 
-def _in_turn(queue: Queue, gpus: int) -> Iterator[Event | FoldTrained]:
+def _in_turn(queue: Queue, gpus: int, nodes: Nodes | None) -> Iterator[Event | FoldTrained]:
     """Train folds one after another, and tell the end of each but the last."""
     for k, job in enumerate(queue.jobs, 1):
-        yield from _one(queue.begun(k - 1), gpus)
+        yield from _one(queue.begun(k - 1), gpus, nodes)
         if k < len(queue.jobs):
             yield _finished(job)
 
 
-def _one(job: FoldJob, gpus: int) -> Iterator[Event]:
-    """Train one fold, here or on several GPUs."""
-    if gpus > 1:
-        check_batch(job.plan.configuration.schedule.batch, gpus)
+def _one(job: FoldJob, gpus: int, nodes: Nodes | None) -> Iterator[Event]:
+    """Train one fold, here, on several GPUs, or on several nodes."""
+    ranks = gpus * (nodes.number if nodes else 1)
+    if ranks > 1:
+        check_batch(job.plan.configuration.schedule.batch, ranks)
         with interruptible():
-            yield from on_ranks(job, gpus)
+            yield from on_ranks(job, ranks, nodes.start, gpus) if nodes else on_ranks(job, ranks)
         return
     with terminable() as asked:
         for event in train_fold(replace(job, asked_to_end=asked)):
@@ -218,7 +237,12 @@ def _with_ends(events: Iterator[Event], jobs: Sequence[FoldJob]) -> Iterator[Eve
 
 
 def _finished(job: FoldJob) -> FoldTrained:
-    card = read_record(job.folder / "model.json", ModelCard)
-    path = job.folder / "validation" / "scores.json"
+    return _as_left(job.folder)
+
+
+def _as_left(folder: Path) -> FoldTrained:
+    """The end of a fold's training, from its folder."""
+    card = read_record(folder / "model.json", ModelCard)
+    path = folder / "validation" / "scores.json"
     scores = read_record(path, Scores) if path.is_file() else None
-    return FoldTrained(job.fold, job.folder, card.steps, card.seconds, scores, card.origin.known)
+    return FoldTrained(folder.name, folder, card.steps, card.seconds, scores, card.origin.known)

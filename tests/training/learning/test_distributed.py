@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -34,11 +35,12 @@ from tests.tiny import CPU, configuration, plan_of
 from tests.training.batches import Made, made, straight
 
 ROOT = Path(__file__).parents[3]
-STEPS = 4
+STEPS = 10
 ALONE = Ranks(0, 1, CPU)
 KINDS = {
     "batch": configuration(batch=4, batch_dice=True, average_share=0.3),
     "sample": configuration(batch=4, batch_dice=False, optimiser="sgd"),
+    "three": configuration(batch=6, batch_dice=True, average_share=0.3),
 }
 
 
@@ -71,12 +73,22 @@ def one_at_a_time(_: nn.Module, images: tuple[Tensor]) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def one_of_three(folder: Path) -> None:
+    """What each of three processes does."""
+    torch.set_num_threads(1)
+    with started(CPU) as ranks:
+        learner, loss = train(KINDS["three"], ranks)
+        save_checkpoint(folder / f"three{ranks.rank}.safetensors", learner, Progress(plan="this", loss=loss))
+    del learner
+    gc.collect()
+
+
 def one_of_two(folder: Path) -> None:
     """What each of two processes does."""
     torch.set_num_threads(1)
     with started(CPU) as ranks:
-        for name, wanted in KINDS.items():
-            learner, loss = train(wanted, ranks)
+        for name in ("batch", "sample"):
+            learner, loss = train(KINDS[name], ranks)
             save_checkpoint(folder / f"{name}{ranks.rank}.safetensors", learner, Progress(plan="this", loss=loss))
         learner, loss = train(KINDS["batch"], ranks, small=ranks.rank == 1)
         save_checkpoint(folder / f"small{ranks.rank}.safetensors", learner, Progress(plan="this", loss=loss))
@@ -89,36 +101,55 @@ def one_of_two(folder: Path) -> None:
     gc.collect()
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that two processes wrote to."""
-    folder = tmp_path_factory.mktemp("ranks")
+def together(folder: Path, ranks: int, what: str) -> Path:
+    """The folder that so many processes wrote to; `what` each of them does is a function above."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = f"from tests.training.learning.test_distributed import *; one_of_two(Path({str(folder)!r}))"
-    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    code = f"from tests.training.learning.test_distributed import *; {what}(Path({str(folder)!r}))"
+    told = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **told, "RANK": str(k), "LOCAL_RANK": str(k)}
         )
-        for k in range(2)
+        for k in range(ranks)
     ]
     try:
-        assert [process.wait(300) for process in processes] == [0, 0]
+        assert [process.wait(300) for process in processes] == [0] * ranks
     finally:
         for process in processes:
             process.kill()
     return folder
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that two processes wrote to."""
+    return together(tmp_path_factory.mktemp("ranks"), 2, one_of_two.__name__)
+
+
 @pytest.mark.parametrize(("name", "file"), [("batch", "batch"), ("sample", "sample"), ("batch", "small")])
 def test_two_ranks_take_the_steps_of_one_process(both: Path, name: str, file: str) -> None:
     """Also where the memory of one of them holds but one patch."""
-    alone, loss = train(KINDS[name], ALONE)
-    for rank in range(2):
+    as_one_process(name, [both / f"{file}{rank}.safetensors" for rank in range(2)])
+
+
+def test_so_do_three(tmp_path: Path) -> None:
+    folder = together(tmp_path, 3, one_of_three.__name__)
+    as_one_process("three", [folder / f"three{rank}.safetensors" for rank in range(3)])
+
+
+@cache
+def one_process(name: str) -> tuple[Learner, float | None]:
+    return train(KINDS[name], ALONE)
+
+
+def as_one_process(name: str, checkpoints: list[Path]) -> None:
+    """Every rank's weights, and their average, are those of one process, in double precision to 1e-12."""
+    alone, loss = one_process(name)
+    for checkpoint in checkpoints:
         learner = build(KINDS[name], ALONE)
-        progress = load_checkpoint(both / f"{file}{rank}.safetensors", learner, "this")
+        progress = load_checkpoint(checkpoint, learner, "this")
         assert progress is not None
         assert progress.loss == pytest.approx(loss, abs=1e-6)  # told in single precision
         for mine, theirs in zip(alone.network.parameters(), learner.network.parameters(), strict=True):
@@ -175,6 +206,9 @@ def test_a_rank_that_fails_does_not_wait_for_the_others(monkeypatch: pytest.Monk
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_an_error() -> None:
+    """No other batch is uneven: patches are drawn for ever, so that there is no last one."""
     check_batch(6, 3)
     with pytest.raises(InputError, match="a batch of 6 cannot be split over 4 GPUs; give 1 or 2 or 3 or 6"):
         check_batch(6, 4)
+    with pytest.raises(InputError, match="a batch of 4 cannot be split over 3 GPUs; give 1 or 2 or 4"):
+        train(KINDS["batch"], replace(ALONE, ranks=3))
