@@ -29,6 +29,7 @@ from medseg.locks import lock
 from medseg.parts import WHOLE, Part
 
 SETTLED_S = 2.0  # some file systems count so coarsely: a file changed later may be changed again with the same time
+JOIN_PATIENCE_S = 1800.0  # summarising thousands of cases takes minutes
 _KEY, _JOINT = ".key", ".joint.lock"
 
 R = TypeVar("R", bound=Record)
@@ -224,7 +225,7 @@ def joining(folder: Path) -> Iterator[None]:
     Raises:
         ResourceError: as `locks.lock`.
     """
-    with lock(folder / _JOINT):
+    with lock(folder / _JOINT, JOIN_PATIENCE_S):
         yield
 
 
@@ -235,7 +236,7 @@ def shared_key(folder: Path) -> str:
         ResourceError: it cannot be read or written.
     """
     path = folder / _KEY
-    with lock(folder / _JOINT), explained(path):
+    with lock(folder / _JOINT, JOIN_PATIENCE_S), explained(path):
         if not path.is_file():
             write_text(path, secrets.token_hex(16), private=True)
         return path.read_text(encoding="ascii").strip()

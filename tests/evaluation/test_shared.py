@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medseg.cli.app import run_command
 from medseg.errors import InputError, ResourceError
 from medseg.evaluation import scoring
 from medseg.evaluation.folders import Evaluation, evaluate_folders
@@ -158,3 +159,17 @@ def test_names_of_dicom_are_the_same_in_all_parts(tmp_path) -> None:
     assert len(ends[1].missing_predictions) == 3
     assert {row.case for row in ends[1].scores.scores} == {"a", *ends[1].missing_predictions}
     assert "Mueller" not in "".join(path.read_text() for path in (tmp_path / "scores").rglob("*") if path.is_file())
+
+
+def test_the_command(sides, tmp_path, capsys) -> None:
+    (sides[1] / "f.nii.gz").write_bytes((sides[1] / "a.nii.gz").read_bytes())
+    (sides[0] / "c.nii.gz").write_bytes((sides[0] / "a.nii.gz").read_bytes())
+    told = ["evaluate", *map(str, sides), "-o", str(tmp_path / "scores"), "--part"]
+    assert run_command([*told, "0/2"]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "part 0/2 is done; the result is written when" in said.err
+    assert not (tmp_path / "scores" / "report.html").exists()
+    assert run_command([*told, "1/2"]) == 0
+    assert (tmp_path / "scores" / "report.html").is_file()
+    assert (tmp_path / "scores" / "scores.json").is_file()
