@@ -22,6 +22,8 @@ from medseg.events import Event, StepBegins
 from medseg.files import Record, output_folder, write_json
 from medseg.pipeline import steps
 from medseg.pipeline.expect import Expectation, Outcome, check_expectations
+from medseg.pipeline.on_slurm import Asked, train_on_slurm
+from medseg.pipeline.where import LOCAL, On
 
 
 class PlanStep(Record):
@@ -39,6 +41,7 @@ class PlanStep(Record):
     init: str | None = None
     loss: str = "dice_ce"
     class_weights: str = "even"
+    slurm: str | None = None
 
 
 class TrainStep(Record):
@@ -51,7 +54,9 @@ class TrainStep(Record):
     init: str | None = None
     deterministic: bool = False
     gpus: int | None = None
+    nodes: int = 1
     budget: str | None = None  # else the recipe's
+    slurm: str | None = None
 
 
 class SelectStep(Record):
@@ -71,6 +76,7 @@ class InferStep(Record):
     codes: str | None = None
     allow_gaps: bool = False
     prefer: str = ""
+    slurm: str | None = None
 
 
 class EvaluateStep(Record):
@@ -83,6 +89,7 @@ class EvaluateStep(Record):
     surface: str = "surfel"
     tubular: tuple[str, ...] = ()
     instances: tuple[str, ...] = ()
+    slurm: str | None = None
 
 
 class Step(Record):
@@ -96,7 +103,11 @@ class Step(Record):
 
 
 class Recipe(Record):
-    """A whole recipe file."""
+    """A whole recipe file.
+
+    place, jobs, slurm, interface, tls: where the work is done, as the options of the verbs (`place` is their --on, a
+    word that YAML reads as true); a step's own `slurm` stands instead of the recipe's.
+    """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML reads `spacing: 1.5` as a number
 
@@ -110,6 +121,11 @@ class Recipe(Record):
     memory: float | None = None
     device: str = "auto"
     seed: int = 0
+    place: str = "local"
+    jobs: int | None = None
+    slurm: str = ""
+    interface: str = ""
+    tls: str | None = None
     steps: tuple[Step, ...]
     expect: tuple[Expectation, ...] = ()
 
@@ -217,26 +233,28 @@ def _begin(step: Step, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iter
         asked = (recipe.spacing, recipe.dims, recipe.memory, recipe.budget, recipe.seed, recipe.device, p.series)
         read = steps.read_options(p.allow_gaps, p.suv, p.prefer)
         folds = data / p.splits if p.splits else None
-        words = f"plan {p.data} -o {p.run}" + _given(p, "also", "init", "loss", "class_weights")
+        words = f"plan {p.data} -o {p.run}" + _given(p, "also", "init", "loss", "class_weights") + _there(recipe)
         model = data / p.init if p.init else None
         taken = (read, p.labels, recipe.network, folds, p.also, model)
-        return words, steps.plan(where, run, *asked, *taken, loss=p.loss, class_weights=p.class_weights)
+        on = _place(recipe, p.slurm)
+        return words, steps.plan(where, run, *asked, *taken, loss=p.loss, class_weights=p.class_weights, on=on)
     if step.train:
         return _begin_training(step.train, recipe, data, out)
     if step.select:
         return f"select {step.select.run}", steps.select(out / step.select.run, recipe.device)
     if step.infer:
         i = step.infer
-        words = f"infer {i.run} {i.scans} -o {i.out}" + _given(i, "format")
+        words = f"infer {i.run} {i.scans} -o {i.out}" + _given(i, "format") + _there(recipe)
         codes = data / i.codes if i.codes else None
         read = steps.read_options(i.allow_gaps, prefer=i.prefer)
         wanted = (recipe.device, i.format, i.series, codes, read)
-        return words, steps.infer(out / i.run, data / i.scans, out / i.out, *wanted)
+        return words, steps.infer(out / i.run, data / i.scans, out / i.out, *wanted, on=_place(recipe, i.slurm))
     if step.evaluate:
         e = step.evaluate
-        words = f"evaluate {e.predictions} {e.references} -o {e.out}"
+        words = f"evaluate {e.predictions} {e.references} -o {e.out}{_there(recipe)}"
         settings = settings_from(str(e.tolerance), e.surface, e.tubular, e.instances)
-        return words, steps.evaluate(out / e.predictions, data / e.references, out / e.out, settings)
+        sides = (out / e.predictions, data / e.references)
+        return words, steps.evaluate(*sides, out / e.out, settings, on=_place(recipe, e.slurm))
     raise InputError("a step without a verb")
 
 
@@ -251,17 +269,53 @@ def _given(step: Record, *names: str) -> str:
     return "".join(words)
 
 
+def _place(recipe: Recipe, slurm: str | None) -> On:
+    """Where a step's work per case is done; on this machine what else is said of clusters counts for nothing.
+
+    Raises:
+        InputError: it cannot be there.
+    """
+    if recipe.place == "local":
+        return LOCAL
+    tls = Path(recipe.tls) if recipe.tls else None
+    return On(recipe.place, recipe.jobs, recipe.slurm if slurm is None else slurm, recipe.interface, tls).check()
+
+
+def _there(recipe: Recipe) -> str:
+    return "" if recipe.place == "local" else f" --on {recipe.place}"
+
+
 def _begin_training(step: TrainStep, recipe: Recipe, data: Path, out: Path) -> tuple[str, Iterator[Any]]:
     fold = None if step.fold is None else str(step.fold)
-    words = _given(step, "fold", "folds", "configuration", "init", "gpus", "budget", "deterministic")
+    words = _given(step, "fold", "folds", "configuration", "init", "gpus", "nodes", "budget", "deterministic")
+    init = data / step.init if step.init else None
+    budget = step.budget or recipe.budget
+    if recipe.place == "slurm":
+        asked = Asked(
+            fold=fold,
+            folds=step.folds,
+            budget=budget,
+            device=recipe.device,
+            configuration=step.configuration,
+            init=init,
+            deterministic=step.deterministic,
+            gpus=step.gpus,
+            nodes=step.nodes,
+            interface=recipe.interface or None,
+        )
+        options = recipe.slurm if step.slurm is None else step.slurm
+        there = train_on_slurm(out / step.run, asked, options, wait=True)
+        return f"train {step.run}{words} --on slurm --wait", there
+    if step.nodes > 1:
+        raise InputError("several nodes need the recipe to be on Slurm", fix="add --set place=slurm")
     events = steps.train(
         out / step.run,
         fold,
         step.folds,
-        step.budget or recipe.budget,
+        budget,
         device=recipe.device,
         configuration=step.configuration,
-        init=data / step.init if step.init else None,
+        init=init,
         deterministic=step.deterministic,
         gpus=step.gpus,
     )

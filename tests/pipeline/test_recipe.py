@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from medseg.errors import InputError
 from medseg.files import read_record
 from medseg.inference.records import Selection
 from medseg.pipeline.recipe import Ran, StepBegins, read_recipe, run_recipe
+from medseg.pipeline.where import On
 from medseg.planning.plan import Plan, Splits
 from medseg.training.run import Trained
 from tests.conftest import ROOT
@@ -42,6 +45,41 @@ def test_data_is_relative_to_the_recipe_but_a_setting_to_here(tmp_path: Path, mo
     assert read_recipe(recipe_file(tmp_path)).data == str(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert read_recipe(path, ["data=here"]).data == str(tmp_path / "here")
+
+
+def test_where_the_work_is_done_is_said_once_and_a_step_may_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, object]] = []
+
+    def verb(name: str) -> Callable[..., Iterator[object]]:
+        def begun(*given: object, **more: object) -> Iterator[object]:
+            asked.append((name, more.get("on") or given[2]))
+            return iter(())
+
+        return begun
+
+    for name in ("plan", "infer", "evaluate"):
+        monkeypatch.setattr(f"medseg.pipeline.steps.{name}", verb(name))
+    monkeypatch.setattr("medseg.pipeline.recipe.train_on_slurm", verb("train"))
+    steps = "{plan: {}}, {train: {folds: 2, slurm: --gres=gpu:1}}, {infer: {scans: ., slurm: -p gpu}}"
+    text = PLAIN.replace("[{plan: {}}]", f"[{steps}, {{evaluate: {{references: .}}}}]")
+    path = recipe_file(tmp_path, text + "place: slurm\njobs: 3\nslurm: -p cpu\ninterface: ib0\n")
+    *events, _ = run_recipe(read_recipe(path), tmp_path / "out")
+    on = On("slurm", 3, "-p cpu", "ib0")
+    assert asked == [
+        ("plan", on),
+        ("train", "--gres=gpu:1"),
+        ("infer", replace(on, slurm="-p gpu")),
+        ("evaluate", on),
+    ]
+    words = [event.words for event in events if isinstance(event, StepBegins)]
+    assert words[0] == "plan . -o run --on slurm"
+    assert words[1] == "train run --folds 2 --on slurm --wait"
+    asked.clear()
+    monkeypatch.setattr("medseg.pipeline.steps.train", verb("train"))
+    list(run_recipe(read_recipe(path, ["place=local"]), tmp_path / "out"))
+    assert [on for name, on in asked if name != "train"] == [On()] * 3
 
 
 def test_settings_replace_the_recipes_own(tmp_path: Path) -> None:
