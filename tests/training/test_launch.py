@@ -118,6 +118,16 @@ def test_a_fault_of_the_program_is_no_reason_to_start_again(tmp_path: Path) -> N
         (1, ["  traceback : Signal 15 (SIGTERM) received by PID 2"], False),
         (1, ["[rank1]: ValueError: odd"], False),
         (0, [], False),
+    ],
+)
+def test_who_was_killed(code: int, last: list[str], killed: bool) -> None:
+    assert launch._was_killed(code, last) == killed
+    assert launch._was_killed(code, last, elsewhere=True) == killed
+
+
+@pytest.mark.parametrize(
+    ("code", "last", "killed"),
+    [
         (1, ["[rank0]: RuntimeError: [gloo/pair.cc:537] Read error: Connection reset by peer"], True),
         (1, ["torch.distributed.DistNetworkError: failed to recv, got 0 bytes"], True),
         (1, ["srun: error: Node failure on n2"], True),
@@ -127,8 +137,9 @@ def test_a_fault_of_the_program_is_no_reason_to_start_again(tmp_path: Path) -> N
         (1, ["srun: error: n2: task 1: Exited with exit code 1"], False),
     ],
 )
-def test_who_was_killed(code: int, last: list[str], killed: bool) -> None:
-    assert launch._was_killed(code, last) == killed
+def test_who_was_killed_on_another_machine(code: int, last: list[str], killed: bool) -> None:
+    assert launch._was_killed(code, last, elsewhere=True) == killed
+    assert not launch._was_killed(code, last)
 
 
 @pytest.mark.parametrize(
