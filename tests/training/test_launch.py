@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from medseg.compute import precision
 from medseg.errors import GeometryError, InputError, MedsegError, ResourceError
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.inference.model import load_model, run_plan
@@ -418,8 +419,9 @@ def test_a_killed_rank_costs_nothing_but_time(tmp_path: Path, real_worker: Path)
         assert torch.equal(a, b)
     alone = planned_run(tmp_path / "c")
     last(train(alone, ["0"], Budget(steps=12), CPU, how=How(deterministic=True)))
+    atol = 2e-3 if precision(CPU) == "fp32" else 0.1  # exactly, in double precision: learning/test_distributed.py
     for a, b in zip(weights(whole).values(), weights(alone).values(), strict=True):
-        assert torch.allclose(a, b, atol=2e-3)
+        assert torch.allclose(a, b, atol=atol)
 
 
 @pytest.mark.slow
