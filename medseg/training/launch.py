@@ -164,7 +164,8 @@ def on_ranks(
 ) -> Iterator[Event]:
     """Train one fold on several devices; where a process is killed, go on from its checkpoint, at most 3 times.
 
-    here: how many of them share a machine; all, unless told.
+    here: how many of them share a machine; all, unless told. Of a process on another machine nothing may be told at its
+    death but that the connection to it is lost, or by srun that its node is.
 
     Raises:
         MedsegError: what a process told as its error, or it ended by a fault of the program.
@@ -179,7 +180,7 @@ def on_ranks(
             worker.end()
         if job.is_trained:
             return
-        if not _was_killed(worker.code or 0, worker.last):
+        if not _was_killed(worker.code or 0, worker.last, elsewhere=here is not None):
             what = f"a process of the training ended with {worker.code}: {_reason(worker.last)}"
             raise MedsegError(what, job.run, "train on one device to see where")
         if launch < RELAUNCHES:
@@ -191,7 +192,8 @@ def on_ranks(
     raise ResourceError(
         f"processes of the training died {RELAUNCHES + 1} times, at last with: {_reason(worker.last)}",
         job.run,
-        "look at the memory of the machine, then run the same command again to go on",
+        "look at the memory of the machine" + (" and at the network" if here else "") + ", then run the same command "
+        "again to go on",
     )
 
 
@@ -215,12 +217,12 @@ def _events(said: Said) -> Iterator[Event]:
         raise error
 
 
-def _was_killed(code: int, last: Sequence[str]) -> bool:
+def _was_killed(code: int, last: Sequence[str], elsewhere: bool = False) -> bool:
     """Whether a process, or a rank of it as torchrun tells, died of a signal; not of the one that asks it to end.
 
-    Of one on another node nothing may be told but that the connection to it is lost, or by srun that the node is.
+    elsewhere: whether that may have been on a machine that could tell nothing of it.
     """
-    return code < 0 or bool(_deadly(last)) or (code != 0 and _is_alone(last))
+    return code < 0 or bool(_deadly(last)) or (elsewhere and code != 0 and _is_alone(last))
 
 
 def _is_alone(last: Sequence[str]) -> bool:

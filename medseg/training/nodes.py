@@ -2,6 +2,8 @@
 
 What was measured of srun: it hands the end of its standard input on to every process within a tenth of a second, so
 that these end as they do on one machine; but a SIGTERM it answers by killing them all at once, without a checkpoint.
+
+torchrun's store, gloo and NCCL ask nobody who they are: the network between the nodes must be one of trusted users.
 """
 
 from __future__ import annotations

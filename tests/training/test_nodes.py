@@ -198,11 +198,12 @@ def test_a_killed_rank_of_another_node_is_started_again(idle: Slurm, tmp_path: P
 
 @pytest.mark.slurm
 @pytest.mark.slow
-def test_a_time_limit_costs_nothing_but_waiting(idle: Slurm, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("on", "module"), [("1", "medseg"), ("2", "medseg.pipeline.worker")])
+def test_a_time_limit_costs_nothing_but_waiting(idle: Slurm, tmp_path: Path, on: str, module: str) -> None:
     """A minute; Slurm warns when it next looks, up to half of that later than it was told to."""
     run = planned_run(tmp_path)
-    environment = slow_steps(tmp_path / "site", "medseg", 1.0)
-    process = train(run, environment, "--fold", "0", "--steps", "50", "--slurm", "-c1 -t 1 --signal=B:USR1@55")
+    options = ("--fold", "0", "--steps", "50", "--nodes", on, "--slurm", "-c1 -t 1 --signal=B:USR1@55")
+    process = train(run, slow_steps(tmp_path / "site", module, 1.0, every_s=1e9), *options)
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said + log(run)
     assert "medseg: interrupted" in log(run)
