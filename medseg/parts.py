@@ -129,6 +129,7 @@ def _refuse_another_share(locks: Path, part: Part, of: Path) -> None:
                 which = "all of it" if total == "1" else f"part {number}/{total} of it"
                 what = f"another medseg works on {which}, this would be {_called(part)}"
                 raise InputError(what, of, "wait for it, or give parts of one number")
+        other.unlink(missing_ok=True)  # of one that was killed; nobody takes it up while the claims are held
 
 
 def _called(part: Part) -> str:

@@ -78,6 +78,13 @@ def test_parts_of_one_number_go_on_side_by_side(tmp_path: Path) -> None:
     assert not list((tmp_path / "cases").glob(".running*"))
 
 
+def test_what_killed_ones_leave_behind_goes_away(tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / ".running-0-of-2.lock").touch()
+    with claimed(tmp_path, ALL):
+        assert [path.name for path in (tmp_path / "cases").glob(".running*")] == [".running-0-of-1.lock"]
+
+
 def test_who_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE

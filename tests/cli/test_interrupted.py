@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -205,6 +206,39 @@ def test_two_that_run_at_once(tmp_path: Path) -> None:
     whole(*asked[:4], other, "--device", "cpu")
     same_labels(out, other)
     assert set(json.loads((out / "predictions.json").read_text())["machine"]) == {"0/2", "1/2"}
+
+
+@pytest.mark.slow
+def test_two_on_one_folder_are_killed_at_twenty_random_moments(tmp_path: Path) -> None:
+    """Whatever the moment, what is committed is whole; what was half-written is swept up."""
+    run, out, other = untrained_run(tmp_path), tmp_path / "out", tmp_path / "other"
+    scans, random = twenty_scans(tmp_path / "data", 40), np.random.default_rng(0)
+    asked = ("infer", run, scans, "-o", out, "--device", "cpu", "--no-report")
+    killed = 0
+    for _ in range(20):
+        both = [begin(*asked, "--part", f"{k}/2") for k in range(2)]
+        locks = [out / f"cases/.running-{k}-of-2.lock" for k in range(2)]
+        for lock in locks:
+            lock.unlink(missing_ok=True)
+        until = time.monotonic() + 120
+        while not all(p.poll() is not None or lock.exists() for p, lock in zip(both, locks, strict=True)):
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        time.sleep(float(random.uniform(0, 1.0)))
+        for process in both:
+            process.send_signal(signal.SIGKILL)
+        for process in both:
+            process.communicate(timeout=120)
+            killed += process.returncode == -signal.SIGKILL
+        for manifest in (out / "cases").glob("*.done.json"):
+            for output in json.loads(manifest.read_text())["outputs"]:
+                written = (out / output["name"]).read_bytes()
+                assert (len(written), hashlib.sha256(written).hexdigest()) == (output["bytes"], output["sha256"])
+    assert killed >= 20
+    whole(*asked)
+    assert not list(out.rglob(".part-*"))
+    whole(*asked[:4], other, *asked[5:])
+    same_labels(out, other)
 
 
 def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
