@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from medseg.cluster.sheets import Sheet, read_sheet
+from medseg.cluster.sheets import Sheet, read_sheet, understood
 from medseg.errors import MedsegError
 from medseg.parallel import Unforeseen, peak_memory_bytes
 
@@ -72,10 +72,11 @@ def do_job(path: str, digest: str, wanted: Versions) -> Outcome:
     if wanted != versions():
         return Outcome(host, unfit=f"the worker on {host} has other versions of medseg's packages")
     try:
-        work, arguments = read_sheet(Sheet(path, digest))
+        told = read_sheet(Sheet(path, digest))
     except MedsegError:
         return Outcome(host, unfit=f"the worker on {host} does not see the folder that results are written to")
     try:
+        work, arguments = understood(told)
         return Outcome(host, value=work(*arguments), peak_bytes=peak_memory_bytes())
     except (MedsegError, MemoryError) as error:
         return Outcome(host, error=error, peak_bytes=peak_memory_bytes())
