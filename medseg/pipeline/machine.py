@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from medseg.errors import InputError
 from medseg.networks.topology import NetworkSettings
 from medseg.parallel import available_memory_bytes
 from medseg.planning.cost import Machine, Measured
@@ -32,6 +33,9 @@ def kind_of(asked: str, memory_gb: float | None) -> Kind:
         return "cpu"
     if asked == "cuda" and memory_gb is not None:
         return "cuda"
+    if asked == "cuda" and not may_have_gpu():
+        fix = "give --memory GB of the GPU that will train, or --device cpu"
+        raise InputError("there is no GPU here whose memory could be measured", fix=fix)
     from medseg.compute import device_kind
 
     return device_kind(asked)
