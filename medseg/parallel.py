@@ -330,14 +330,10 @@ def available_cores() -> int:
 
 
 def available_memory_bytes() -> int:
-    """Memory that this process may still take: what the machine has free, or what its control group leaves."""
-    free = _machine_free_bytes()
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file():
-        text = limit.read_text().strip()
-        if text.isdigit():
-            free = min(free, int(text) - int(used.read_text()) + _reclaimable_bytes())
-    return max(free, 0)
+    """Memory that this process may still take: what the machine has free, or what its control groups leave: those of a
+    container, or of a job of a cluster.
+    """
+    return max(min([_machine_free_bytes(), *_left_by_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]), 0)
 
 
 def used_memory_bytes() -> int | None:
@@ -354,11 +350,37 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _reclaimable_bytes() -> int:
-    """Cached file contents that count as used by the control group but give way when memory is asked for."""
-    stat = Path("/sys/fs/cgroup/memory.stat")
+def _left_by_groups(root: Path, own: Path) -> Iterator[int]:
+    """What each group that this process is in, and each around it, leaves of its limit; nothing where none has one."""
+    named = [line.split(":", 2) for line in own.read_text().splitlines()] if own.is_file() else []
+    groups = [(root, path, _V2) for number, _, path in named if number == "0"]
+    groups += [(root / "memory", path, _V1) for _, kinds, path in named if "memory" in kinds.split(",")]
+    for top, path, files in groups or [(root, "/", _V2)]:
+        here = top / path.strip("/")
+        for folder in (here, *here.parents):
+            limit, used = (_number(folder / name) for name in files[:2])
+            if limit is not None and used is not None:
+                yield limit - used + _reclaimable_bytes(folder, files[2])
+            if folder == top:
+                break
+
+
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _number(path: Path) -> int | None:
+    with suppress(OSError):
+        text = path.read_text().strip()
+        return int(text) if text.isdigit() else None
+    return None
+
+
+def _reclaimable_bytes(group: Path, name: str) -> int:
+    """Cached file contents that count as used by a control group but give way when memory is asked for."""
+    stat = group / "memory.stat"
     lines = stat.read_text().splitlines() if stat.is_file() else []
-    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
 def _machine_free_bytes() -> int:

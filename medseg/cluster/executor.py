@@ -11,7 +11,7 @@ import secrets
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -41,7 +41,7 @@ class DaskExecutor(Executor):
     """An `Executor` over the workers of `client`, for one stretch of work.
 
     check: is called now and then, and raises where the cluster itself gave out. resources: of Dask's kind, that every
-    case needs. only: the addresses of the workers to use, where others are no good. clock: seconds.
+    case needs. memory_bytes: that a worker must have to be used. clock: seconds.
     """
 
     def __init__(
@@ -50,18 +50,21 @@ class DaskExecutor(Executor):
         sheets: Sheets,
         check: Callable[[], None] = lambda: None,
         resources: dict[str, float] | None = None,
-        only: Sequence[str] | None = None,
+        memory_bytes: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._sheets, self._check, self._clock = client, sheets, check, clock
-        self._only = only
-        asked = {"resources": resources} if resources else {}
-        self._inner = client.get_executor(pure=False, retries=0, **asked, **({"workers": list(only)} if only else {}))
+        self._memory_bytes = memory_bytes
+        self._inner = client.get_executor(pure=False, retries=0, **({"resources": resources} if resources else {}))
         self._token, self._count, self._versions = secrets.token_hex(4), 0, versions()
         self._lock = threading.Lock()
         self._cases: dict[str, str] = {}  # what Dask calls a job -> the case
+        self._futures: dict[str, Future[Outcome]] = {}
+        self._bound: dict[str, set[str]] = {}  # the workers that may do a job, where not all may
+        self._large: set[str] = set()
+        self._small = False  # whether some worker is too small
         self._took: list[float] = []
-        self._moved, self._stood = clock(), 0.0  # when something ended last; how long workers were there since
+        self._stood = 0.0  # how long workers were there since something ended
         self._looked = clock() - LOOK_EVERY_S
         self.workers = 0
         self.hosts: set[str] = set()
@@ -81,7 +84,14 @@ class DaskExecutor(Executor):
         outer: Future[T] = Future()
         with self._lock:
             self._cases[key] = case_of(args[0]) if args else ""
-        inner = self._inner.submit(do_job, sheet.path, sheet.digest, self._versions, key=key)
+        if not self._large:
+            self._look()
+        bound = {"workers": sorted(self._large)} if self._small else {}
+        inner = self._inner.submit(do_job, sheet.path, sheet.digest, self._versions, key=key, **bound)
+        with self._lock:
+            self._futures[key] = inner
+            if bound:
+                self._bound[key] = set(self._large)
         begun = self._clock()
         inner.add_done_callback(lambda done: self._ended(key, begun, done, outer))
         return outer
@@ -102,14 +112,17 @@ class DaskExecutor(Executor):
         """Turn Dask's future into ours."""
         with self._lock:
             self._cases.pop(key, None)
-            self._moved, self._stood = self._clock(), 0.0
+            self._futures.pop(key, None)
+            left = self._bound.pop(key, None) is not None
+            self._stood = 0.0
             self._took.append(self._clock() - begun)
         try:
             outcome = inner.result()
         except KilledWorker as error:
             outer.set_exception(WorkerKilled(int(error.allowed_failures) + 1))
         except CancelledError:
-            outer.set_exception(ResourceError("the cluster gave a case back", fix="run the same command again"))
+            gone = ResourceError("the cluster gave a case back", fix="run the same command again")
+            outer.set_exception(WorkerKilled() if left else gone)  # see `_free`
         except Exception as error:
             outer.set_exception(error)
         else:
@@ -140,8 +153,8 @@ class DaskExecutor(Executor):
             what = "the connection to the Dask scheduler is lost"
             raise ResourceError(what, fix="what is done is kept; run the same command again")
         self._check()
-        there = set(workers_of(self._client))
-        self.workers = len(there if self._only is None else there.intersection(self._only))
+        self._look()
+        self._free()
         with self._lock:
             if self._cases and self.workers:
                 self._stood += now - self._looked
@@ -150,6 +163,18 @@ class DaskExecutor(Executor):
             hang = sorted(self._cases.items()) if self._stood > limit else []
         if hang:
             raise Stalled(self._stall(hang), fix="what is done is kept; run the same command again")
+
+    def _look(self) -> None:
+        """Which workers there are."""
+        self._large, small = by_memory(workers_of(self._client), self._memory_bytes)
+        self._small, self.workers = bool(small), len(self._large)
+
+    def _free(self) -> None:
+        """Take back jobs whose workers are all gone: one that is started again has a new address."""
+        with self._lock:
+            lost = [self._futures[key] for key, bound in self._bound.items() if bound.isdisjoint(self._large)]
+        for future in lost:
+            future.cancel()
 
     def _stall(self, hang: list[tuple[str, str]]) -> str:
         """Which cases hang where, and where the state of the cluster is written."""
@@ -179,6 +204,12 @@ def workers_of(client: Client) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = known.get("workers", {})
     return found
+
+
+def by_memory(known: dict[str, Any], need_bytes: float) -> tuple[set[str], set[str]]:
+    """Addresses of workers that have so much memory, and of those that have not; 0 is no limit."""
+    large = {address for address, one in known.items() if not 0 < (one.get("memory_limit") or 0) < need_bytes}
+    return large, set(known) - large
 
 
 def case_of(job: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import dask
 from distributed import Client, Security
 
-from medseg.cluster.executor import DaskExecutor, workers_of
+from medseg.cluster.executor import DaskExecutor, by_memory, workers_of
 from medseg.cluster.job import About, about, unlike
 from medseg.cluster.network import is_loopback
 from medseg.cluster.sheets import Sheets
@@ -92,16 +92,10 @@ class Elsewhere:
             raise ResourceError(what, fix="start workers with a larger --memory-limit")
         if small:
             told.append(f"{len(small)} of {len(known)} workers have too little memory for these cases and are left out")
-        use = sorted(large) if small else None
         with_gpu = gpu and any("GPU" in one.get("resources", {}) for one in known.values())
-        executor = DaskExecutor(client, self.sheets, self.cluster.check, {"GPU": 1.0} if with_gpu else None, use)
+        resources = {"GPU": 1.0} if with_gpu else None
+        executor = DaskExecutor(client, self.sheets, self.cluster.check, resources, worker_bytes(case_bytes))
         return Workers(executor, executor.room, tuple(told), executor.status, self.cluster.threads)
-
-
-def by_memory(known: dict[str, Any], need_bytes: float) -> tuple[set[str], set[str]]:
-    """Addresses of workers that have so much memory, and of those that have not; 0 is no limit."""
-    large = {address for address, one in known.items() if not 0 < (one.get("memory_limit") or 0) < need_bytes}
-    return large, set(known) - large
 
 
 def preflight(client: Client, known: dict[str, Any], sheets: Sheets) -> None:

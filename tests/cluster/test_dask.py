@@ -54,6 +54,8 @@ def deed(folder: Path, case: str) -> str:
                 time.sleep(0.05)
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "once" if tries(folder, case) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         case "slow":
             time.sleep(0.5)
     return case.upper()
@@ -228,6 +230,10 @@ def test_workers_that_are_too_small_are_left_out(tmp_path: Path) -> None:
             assert len({one.record for one in done if isinstance(one, Done)}) == 1
             with pytest.raises(ResourceError, match="no worker has as much"):
                 where.workers(4, 1.0, 1e10)
+            # the only worker that is large enough is started again, under another address
+            found = results(where, partial(deed, tmp_path), ["once_1", "a"], 1e9)
+            assert {one.case for one in found if isinstance(one, Done)} == {"once_1", "a"}
+            assert tries(tmp_path, "once_1") == 2
 
 
 def os_pid(_: int) -> int:
