@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from medseg.errors import InputError
 from medseg.files import Record
 from medseg.imaging.dicom.codecs import IMAGECODECS, available_codecs
 from medseg.parallel import available_cores, available_memory_bytes
+from medseg.pipeline.where import NEEDED
 
 PACKAGES = (
     *("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "highdicom", "imagecodecs", "SimpleITK"),
@@ -41,7 +43,7 @@ def doctor(folder: Path) -> Health:
     """Look at versions, devices, memory, the disk of `folder`, and DICOM codecs."""
     if not folder.is_dir():
         raise InputError("there is no such folder", folder)
-    return Health(findings=(*_versions(), *_devices(), *_room(folder), *_codecs()))
+    return Health(findings=(*_versions(), *_devices(), *_room(folder), *_codecs(), _clusters()))
 
 
 def _versions() -> list[Finding]:
@@ -52,6 +54,15 @@ def _versions() -> list[Finding]:
         except PackageNotFoundError:
             found.append(Finding(what=package, found="is not installed", state="bad"))
     return found + [Finding(what="known fault", found=text, state="warning") for text in known_bad(torch.__version__)]
+
+
+def _clusters() -> Finding:
+    """Whether `--on slurm` and `--on dask` can be used here; who needs neither lacks nothing."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        return Finding(what="clusters", found="not set up: pip install 'medseg[cluster]' for --on", state="ok")
+    slurm = "--on slurm" if shutil.which("sbatch") else "no Slurm here (no sbatch)"
+    return Finding(what="clusters", found=f"--on dask:ADDRESS, {slurm}", state="ok")
 
 
 def known_bad(torch_version: str, cudnn: int | None = None) -> list[str]:

@@ -26,6 +26,14 @@ def test_a_missing_codec_is_told_with_what_to_install(tmp_path: Path, monkeypatc
     assert 'pip install "imagecodecs' in findings["DICOM, JPEG lossless"].found
 
 
+def test_what_a_cluster_needs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medseg.pipeline.doctor.find_spec", lambda _: None)
+    assert doctor(tmp_path).findings[-1].found == "not set up: pip install 'medseg[cluster]' for --on"
+    monkeypatch.setattr("medseg.pipeline.doctor.find_spec", lambda _: True)
+    monkeypatch.setattr("medseg.pipeline.doctor.shutil.which", lambda _: None)
+    assert doctor(tmp_path).findings[-1].found == "--on dask:ADDRESS, no Slurm here (no sbatch)"
+
+
 def test_known_faults() -> None:
     assert known_bad("2.13.0+cpu") == []
     assert "torch 2.9.0" in known_bad("2.9.0+cu128")[0]
