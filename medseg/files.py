@@ -30,6 +30,7 @@ if sys.platform != "win32":
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError)
 SPARE_FILES = 128  # for all else that a process opens
 STRAY_AFTER_S = 24 * 3600.0
+SETTLED_S = 2.0  # some file systems count so coarsely: a file changed later may be changed again with the same time
 _MARK = ".part-"
 _STRAY = re.compile(r"\.part-\d+-[0-9a-f]{8}-")  # nobody else's files
 RESEARCH_USE = "Research use only; not for diagnosis or treatment."
@@ -153,6 +154,23 @@ def sha256(paths: Iterable[Path], of: str = "") -> str:
             why = os.strerror(error.errno).lower() if error.errno else type(error).__name__
             raise InputError(f"a file of it cannot be read ({why})", of) from error
     return digest.hexdigest()
+
+
+def stamp(paths: Iterable[Path], now: float, said: str = "") -> str:
+    """A digest of sizes and times of files, and of what else is `said`: the same later on means the same bytes.
+
+    Empty where a file was changed in the last seconds before `now` (of `time.time`): a change within the same tick of
+    the file system's clock would not be seen. The time of the last change of anything about a file counts as well,
+    since a program can set back the other, but not this one (Windows keeps the time of making it there).
+
+    Raises:
+        OSError: a file is there no more.
+    """
+    found = [path.stat() for path in paths]
+    times = [(one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
+    newest = max((max(one.st_mtime_ns, one.st_ctime_ns) for one in found), default=0) / 1e9
+    told = f"{times} {said}" if said else repr(times)
+    return hashlib.sha256(told.encode()).hexdigest() if newest < now - SETTLED_S else ""
 
 
 class Output(Record):

@@ -24,11 +24,10 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import ValidationError
 
 from medseg.errors import InputError, explained
-from medseg.files import Record, read_record, sha256, write_text
+from medseg.files import Record, read_record, sha256, stamp, write_text
 from medseg.locks import lock
 from medseg.parts import WHOLE, Part
 
-SETTLED_S = 2.0  # some file systems count so coarsely: a file changed later may be changed again with the same time
 JOIN_PATIENCE_S = 1800.0  # summarising thousands of cases takes minutes
 _KEY, _JOINT = ".key", ".joint.lock"
 
@@ -252,16 +251,7 @@ def _content(of: Subject) -> str:
 
 
 def _stamp(of: Subject) -> str:
-    """A digest of sizes and times of its files: the same later on means that their bytes are the same.
-
-    Empty where a file was changed just now: a change within the same tick of the file system's clock would not be
-    seen. The time of the last change of anything about a file counts as well, since a program can set back the other.
-    """
     try:
-        found = [path.stat() for path in of.files]
+        return stamp(of.files, time.time(), of.said)
     except OSError:
         return ""
-    times = [(one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
-    if any(max(mtime, ctime) / 1e9 > time.time() - SETTLED_S for _, mtime, ctime in times):
-        return ""
-    return hashlib.sha256(f"{times} {of.said}".encode()).hexdigest()

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import InputError, explained
-from medseg.files import outputs_stand, read_record, write_record
+from medseg.files import outputs_stand, read_record, stamp, write_record
 from medseg.imaging.formats import with_data
 from medseg.imaging.scans import Scan
 from medseg.imaging.writing.table import FORMATS
 from medseg.inference.records import VERSION, Prediction, Unread
-
-SETTLED_S = 2.0  # some file systems count so coarsely: a file changed later may be changed again with the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +88,15 @@ def _failure(path: Path) -> Unread | None:
 
 
 def stamp_of(scan: Scan, now: float) -> str:
-    """A digest of sizes and times of the scan's files: the same later on means that their bytes are the same.
-
-    Empty where a file was changed in the last seconds before `now` (of `time.time`): a change within the same tick of
-    the file system's clock would not be seen. The time of the last change of anything about a file counts as well,
-    since a program can set back the other, but not this one (Windows keeps the time of making it there).
+    """The stamp of the scan's files; see `files.stamp`.
 
     Raises:
         InputError: a file went away or its header cannot be read.
     """
     try:
-        found = [path.stat() for path in with_data(scan.paths)]
+        return stamp(with_data(scan.paths), now)
     except OSError:
         raise InputError("a file of it is there no more", scan.name) from None
-    times = [(one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
-    newest = max(max(one.st_mtime_ns, one.st_ctime_ns) for one in found) / 1e9
-    return hashlib.sha256(repr(times).encode()).hexdigest() if newest < now - SETTLED_S else ""
 
 
 def key_of(digest: str, model: str, told: str) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from medseg.errors import InputError
-from medseg.files import output_of
+from medseg.files import SETTLED_S, output_of
 from medseg.imaging.scans import Scan
 from medseg.imaging.source import Source
-from medseg.inference.manifests import SETTLED_S, Cases, stamp_of
+from medseg.inference.manifests import Cases, stamp_of
 from medseg.inference.records import Prediction, Unread, in_order_of_concern
 
 LATER = SETTLED_S + 1

@@ -110,7 +110,7 @@ def test_overwrite_does_all_again(tmp_path: Path) -> None:
 
 def test_done_cases_are_known_without_reading_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, scans, out = untrained_run(tmp_path), scans_of(tmp_path / "scans"), tmp_path / "out"
-    monkeypatch.setattr("medseg.inference.manifests.SETTLED_S", -3600.0)
+    monkeypatch.setattr("medseg.files.SETTLED_S", -3600.0)
     infer(run, scans, out)
     monkeypatch.setattr(work, "sha256", None)
     monkeypatch.setattr(work, "read_scan", None)
