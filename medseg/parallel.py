@@ -250,7 +250,7 @@ class Workers(NamedTuple):
     in_flight: int | Callable[[], int]
     told: tuple[str, ...] = ()
     status: Callable[[], str] = str
-    threads: int | None = None  # that each of them may use; as many as it finds, where this is None
+    threads: int | None = None  # that each may use; None for what its process was started with
 
 
 def among(case: str, status: str) -> str:

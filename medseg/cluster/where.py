@@ -137,7 +137,7 @@ class Running:
 
     @property
     def threads(self) -> int | None:
-        """One, as Dask's nannies tell all libraries."""
+        """What the workers were started with: Dask tells all libraries 1, unless it is configured otherwise."""
         return None
 
     def client(self, need: Need) -> tuple[Client, list[str]]:  # noqa: ARG002 - it is as large as it is

@@ -5,6 +5,7 @@ Where one process does all scans, their stages overlap (see `overlap`); this is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ class OneScan:
     """A scan to predict, and all that its result depends on; paths are absolute, and the same for every process.
 
     model: the digest of the weights that the model at `run` must have. device: as it is asked for, where the work is
-    done. threads: that may be used; None for what is found.
+    done. threads: that may be used; None for what its process was started with.
     """
 
     scan: Scan
@@ -54,6 +55,8 @@ def predict_one(job: OneScan) -> Ended[None, Prediction]:
         RunError: the model is not the one that was to be used.
     """
     work = _work(job)
+    if work.stands(job.scan, time.time()):  # done meanwhile: its worker died before it could say so
+        return Ended(None)
     try:
         loaded = work.load(job.scan)
         return Ended(None) if loaded is None else Ended(None, work.write(work.compute(loaded)))
@@ -67,15 +70,15 @@ def _work(job: OneScan) -> Work:
     asked = (job.model, repr((job.run, job.out, job.asked, job.device)))
     if asked not in _kept:
         _kept.clear()
+        threads = torch.get_num_threads()  # as whoever started this process wants it: others may share its cores
         device = choose_device(job.device)
+        torch.set_num_threads(job.threads or threads)
         predictor = load_predictor(job.run, device, folds_of(job.asked.quality))
         predictor = replace(predictor, cleaning=cleaning_of(job.asked, predictor.cleaning, predictor.plan))
         if predictor.key != job.model:
             raise RunError("holds another model than when this command began", job.run, "run the same command again")
         look = Look(job.asked.quality, job.asked.probabilities, job.asked.uncertainty)
         _kept[asked] = Work(Segmenter(predictor, device, look), Cases(job.out), job.asked)
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
     return _kept[asked]
 
 
