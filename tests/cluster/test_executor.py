@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +145,31 @@ def test_faults_are_cases_that_failed(tmp_path: Path) -> None:
     (found,) = over_cases(str.upper, ["a"], watched, watched.room)
     assert isinstance(found, Failed)
     assert found.reason == "[UNEXPECTED] OSError: [Errno 116] Stale file handle, 3 times: please report it"
+
+
+FAULTS = """
+import resource, sys
+from medseg.cluster.job import keep_blocks
+if sys.argv[1] == "keep":
+    assert keep_blocks()
+import numpy as np
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    np.zeros(4 << 20, np.uint8).fill(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_a_worker_keeps_what_it_frees() -> None:
+    """Dask's own setting has each array touch new pages."""
+    faults = {}
+    for how in ("keep", "as Dask has it"):
+        command = [sys.executable, "-c", FAULTS, how]
+        dasks = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=dasks)
+        faults[how] = int(done.stdout)
+    assert faults["keep"] < 0.1 * faults["as Dask has it"]
 
 
 def test_jobs_are_known_by_their_case() -> None:
