@@ -75,8 +75,8 @@ def about(nonce: str) -> About:
 
 @cache
 def keep_blocks() -> bool:
-    """Let glibc keep freed blocks of up to 32 MB, as it learns to by itself where nobody sets it otherwise. Dask has its
-    workers give back every page at once (MALLOC_TRIM_THRESHOLD_), by which a network on a CPU takes twice as long.
+    """Let glibc keep freed blocks of up to 32 MB, as it learns to by itself where nobody sets it otherwise. Dask has
+    its workers give back every page at once (MALLOC_TRIM_THRESHOLD_): a network on a CPU takes twice as long by that.
 
     True if done, once in each process; other C libraries are left as they are.
     """
