@@ -30,6 +30,12 @@ def real_data(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture
+def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU computes in float32 also where it could in bf16: what others compute is compared with it to many digits."""
+    monkeypatch.setattr("medseg.compute._cpu_has_bf16", lambda: False)
+
+
+@pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verbs compute on one thread: small tests are slower on several, and the order of sums is fixed."""
     monkeypatch.setattr("medseg.compute.available_cores", lambda: 1)

@@ -17,7 +17,7 @@ from medseg.inference.export.model_file import write_model_file
 from tests.imaging.build import save_all, some_series, write_nifti
 from tests.tiny import blobs, untrained_run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.usefixtures("single_precision")]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from medseg.planning.look import found_in, judged, look_at
 from medseg.planning.plan import Plan, Region, Request, Splits, Structure
 from medseg.planning.preparation import prepare_cases, to_prepare
 from medseg.planning.regions import regions_of
-from medseg.planning.shares import WITHIN, begin, is_planned, others_looked, planned, planning_alone, tell
+from medseg.planning.shares import WITHIN, begin, is_planned, others_looked, planned, planning_alone, share_of, tell
 from medseg.planning.spacing import check_spacing
 from medseg.planning.splits import GIVEN, GivenFolds, check_names, given_splits, read_folds, split
 from medseg.preprocessing.resample import ON_CPU, Resampler
@@ -143,8 +143,8 @@ def _answered_once(
     run, others = question.run, {name for name in failed if not part.holds(name)}
     begin(run, part)
     yield from look_at(share_of(question.dataset, part), run, failed, looked, where)
-    seen = tell(run, part, looked, failed)
-    yield from others_looked(run, part)
+    seen = tell(run, part, question.dataset, looked, failed)
+    yield from others_looked(run, part, question.dataset)
     with planning_alone(run):
         if not is_planned(run, part, seen) or not _is_asked(run, question.request):
             rest = [case for case in question.dataset.cases if not part.holds(case.name)]
@@ -160,11 +160,6 @@ def _answered_once(
     for name in others | {name for name in failed if not part.holds(name)}:
         failed.pop(name, None)  # said by their own part
     return answer
-
-
-def share_of(dataset: Dataset, part: Part) -> Dataset:
-    """The data set with the cases of a part."""
-    return replace(dataset, cases=tuple(case for case in dataset.cases if part.holds(case.name)))
 
 
 def _is_asked(run: Path, request: Request) -> bool:

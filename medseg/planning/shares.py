@@ -1,26 +1,32 @@
 """One plan for parts that several machines look at: each looks at its own cases, and the first that finds all of them
 looked at makes the plan for all.
 
-RUN/cache/parts/looked-<k>-of-<n>.json   part k is looked at, and a digest of what was seen
-RUN/cache/parts/planned.json             of which such digests the plan was made
+RUN/.parts/looked-<k>-of-<n>.json   part k is looked at, and a digest of what was seen
+RUN/.parts/planned.json             of which such digests the plan was made
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medseg.errors import SOME_FAILED, InputError, MedsegError, explained
 from medseg.events import Event, Note
-from medseg.files import Record, read_record, write_record
+from medseg.files import Record, read_record, stamp, write_record
 from medseg.locks import lock
 from medseg.parts import Part, is_claimed
 from medseg.planning.fingerprint import CaseFingerprint
 
-WITHIN = "cache"  # the folder of a run where its parts are claimed
+if TYPE_CHECKING:
+    from medseg.imaging.dataset import Dataset
+
+WITHIN = ".parts"  # the folder of a run where its parts are claimed
 LOOK_EVERY_S = 0.5
 PATIENCE_S = 60.0  # for parts that are started together: some begin to work sooner than others
 PLANNING_S = 3600.0  # one plans, with trial steps of training, while the others wait
@@ -33,9 +39,10 @@ class NotYet(MedsegError):
 
 
 class Looked(Record):
-    """What one part saw."""
+    """What one part saw: a digest of it, and a stamp of the files that it was seen in."""
 
     digest: str
+    stamp: str
 
 
 class PlannedFrom(Record):
@@ -51,22 +58,30 @@ def begin(run: Path, part: Part) -> None:
         _marker(run, part.number, part.of).unlink(missing_ok=True)
 
 
-def tell(run: Path, part: Part, looked: Sequence[CaseFingerprint], failed: Mapping[str, str]) -> Looked:
+def share_of(dataset: Dataset, part: Part) -> Dataset:
+    """The data set with the cases of a part."""
+    return replace(dataset, cases=tuple(case for case in dataset.cases if part.holds(case.name)))
+
+
+def tell(
+    run: Path, part: Part, dataset: Dataset, looked: Sequence[CaseFingerprint], failed: Mapping[str, str]
+) -> Looked:
     """The part is looked at."""
     said = [sorted((case.case, case.key) for case in looked), sorted(name for name in failed if part.holds(name))]
-    record = Looked(digest=hashlib.sha256(repr(said).encode()).hexdigest())
+    record = Looked(digest=hashlib.sha256(repr(said).encode()).hexdigest(), stamp=_stamp(dataset, part))
     write_record(_marker(run, part.number, part.of), record)
     return record
 
 
-def others_looked(run: Path, part: Part) -> Iterator[Event]:
+def others_looked(run: Path, part: Part, dataset: Dataset) -> Iterator[Event]:
     """Wait for the other parts as long as they are at work, and a minute for them to begin.
 
     Raises:
         NotYet: one is neither looked at nor at work.
     """
     seen_s, told = time.monotonic(), False
-    while missing := [k for k in range(part.of) if _read(_marker(run, k, part.of)) is None]:
+    stamps = {k: _stamp(dataset, Part(k, part.of)) for k in range(part.of)}
+    while missing := [k for k, stamp in stamps.items() if _of(_read(_marker(run, k, part.of))) != stamp]:
         if not told:
             yield Note(f"part {part.words} is looked at; waiting for {len(missing)} other(s) of {part.of}")
             told = True
@@ -103,7 +118,7 @@ def planned(run: Path, part: Part) -> None:
 
 
 def _folder(run: Path) -> Path:
-    folder = run / WITHIN / "parts"
+    folder = run / WITHIN
     with explained(run):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -111,6 +126,18 @@ def _folder(run: Path) -> Path:
 
 def _marker(run: Path, number: int, of: int) -> Path:
     return _folder(run) / f"looked-{number}-of-{of}.json"
+
+
+def _of(looked: Looked | None) -> str | None:
+    return looked.stamp if looked is not None else None
+
+
+def _stamp(dataset: Dataset, part: Part) -> str:
+    """Changes with any file of the part's cases; empty where one went away."""
+    try:
+        return stamp((path for case in share_of(dataset, part).cases for path in case.files), math.inf)
+    except OSError:
+        return ""
 
 
 def _read(path: Path) -> Looked | None:

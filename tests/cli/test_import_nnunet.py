@@ -11,6 +11,8 @@ from medseg.cli.app import run_command
 from medseg.imaging.nifti import read_labels
 from tests.inference.nnunet.build import KEPT
 
+pytestmark = pytest.mark.usefixtures("single_precision")
+
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(

@@ -47,10 +47,14 @@ def in_our_axes(array: NDArray[Any], axes: Axes) -> NDArray[Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks as small as these are many times slower on several threads where these wait for each other."""
+    """Networks as small as these are many times slower on several threads where these wait for each other. And in
+    float32 also where a CPU could compute in bf16, since nnU-Net did.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medseg.compute._cpu_has_bf16", lambda: False)
+        yield
     torch.set_num_threads(before)
 
 

@@ -12,6 +12,8 @@ from medseg.inference.tiles import line_weights, tile_starts
 from medseg.networks.table import build_network
 from tests.tiny import configuration, slid
 
+pytestmark = pytest.mark.usefixtures("single_precision")
+
 
 def gaussian(patch: tuple[int, ...]) -> np.ndarray:
     return np.einsum("x,y,z->xyz", *map(line_weights, patch)).astype(np.float32)

@@ -10,6 +10,7 @@ import pytest
 from medseg.errors import InputError
 from medseg.events import Note
 from medseg.files import read_record
+from medseg.imaging.dataset import find_dataset
 from medseg.parts import Part, claimed
 from medseg.planning import shares
 from medseg.planning.dataset import Planned, plan_dataset
@@ -74,13 +75,13 @@ def test_a_part_alone_looks_and_leaves_the_rest(tmp_path: Path, monkeypatch: pyt
 def test_another_part_that_works_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares, "PATIENCE_S", 0.0)
     monkeypatch.setattr(shares, "LOOK_EVERY_S", 0.01)
-    run = tmp_path / "run"
+    run, data = tmp_path / "run", find_dataset(write_dataset(tmp_path / "data", 4), b"")
     run.mkdir()
-    shares.tell(run, Part(0, 2), (), {})
-    waits = shares.others_looked(run, Part(0, 2))
+    shares.tell(run, Part(0, 2), data, (), {})
+    waits = shares.others_looked(run, Part(0, 2), data)
     assert "waiting for 1 other(s)" in next(waits).text  # type: ignore[union-attr]
     with claimed(run, Part(1, 2), WITHIN):
-        other = threading.Timer(0.2, lambda: shares.tell(run, Part(1, 2), (), {}))
+        other = threading.Timer(0.2, lambda: shares.tell(run, Part(1, 2), data, (), {}))
         other.start()
         assert list(waits) == []
 

@@ -175,7 +175,7 @@ def test_hostile_names(tmp_path, browser):
     written, _, text = report(evaluation, tmp_path / "scores", all_viewers=True)
     assert "<b onclick" not in text
     assert "<img src=x" not in text
-    (page,) = (tmp_path / "scores" / "cases").iterdir()
+    (page,) = (tmp_path / "scores" / "cases").glob("*.html")
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,90}\.html", page.name)
     opened = browser(written.path, width=390, address="#case-1")
     opened.settled()

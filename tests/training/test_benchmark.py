@@ -14,6 +14,8 @@ from tests.benchmarks import steps_in_turn, training
 from tests.benchmarks.steps_in_turn import Ours, Peer, Size
 from tests.tiny import CPU
 
+pytestmark = pytest.mark.usefixtures("single_precision")
+
 TOY = Size((4, 8), (8, 8, 8), steps=1, rounds=2)
 
 
