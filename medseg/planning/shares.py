@@ -1,8 +1,8 @@
 """One plan for parts that several machines look at: each looks at its own cases, and the first that finds all of them
 looked at makes the plan for all.
 
-RUN/.parts/looked-<k>-of-<n>.json   part k is looked at, and a digest of what was seen
-RUN/.parts/planned.json             of which such digests the plan was made
+RUN/.shared/looked-<k>-of-<n>.json   part k is looked at, and a digest of what was seen
+RUN/.shared/planned.json             of which such digests the plan was made
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medseg.planning.fingerprint import CaseFingerprint
 if TYPE_CHECKING:
     from medseg.imaging.dataset import Dataset
 
-WITHIN = ".parts"  # the folder of a run where its parts are claimed
+WITHIN = ".shared"  # the folder of a run where its parts are claimed
 LOOK_EVERY_S = 0.5
 PATIENCE_S = 60.0  # for parts that are started together: some begin to work sooner than others
 PLANNING_S = 3600.0  # one plans, with trial steps of training, while the others wait
