@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -102,18 +103,18 @@ class _InHand(Generic[C, T]):
         self.futures: dict[Future[T], tuple[C, int]] = {}
         self._work, self._waiting, self._executor, self._in_flight = work, cases, executor, in_flight
         self._elsewhere = isinstance(executor, Watched)
+        self._again: deque[tuple[C, int]] = deque()
 
     def hand_out(self) -> None:
-        """Hand out as many as there is room for; one always."""
+        """Hand out as many as there is room for, one always; first those that are tried again. These wait for room as
+        the others do: handed to a worker that is busy, they would be blamed for its death as well.
+        """
         room = self._in_flight() if callable(self._in_flight) else self._in_flight
         while len(self.futures) < max(room, 1):
-            case = next(self._waiting, _END)
+            case, number = self._again.popleft() if self._again else (next(self._waiting, _END), 1)
             if case is _END:
                 return
-            self._try(case, 1)
-
-    def _try(self, case: C, number: int) -> None:
-        self.futures[self._executor.submit(self._work, case)] = (case, number)
+            self.futures[self._executor.submit(self._work, case)] = (case, number)
 
     def taken(self, future: Future[T]) -> Done[C, T] | Failed[C] | None:
         """What became of a case; None if it is tried again."""
@@ -123,7 +124,7 @@ class _InHand(Generic[C, T]):
             return Done(case, future.result())
         tried += error.tries - 1 if isinstance(error, WorkerKilled) else 0
         if tried < TRIES and _may_go_better(error, self._elsewhere):
-            self._try(case, tried + 1)
+            self._again.append((case, tried + 1))
             return None
         if _of_the_case(error):
             return Failed(case, _reason(error, tried))

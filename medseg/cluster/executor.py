@@ -62,6 +62,7 @@ class DaskExecutor(Executor):
         self._futures: dict[str, Future[Outcome]] = {}
         self._bound: dict[str, set[str]] = {}  # the workers that may do a job, where not all may
         self._large: set[str] = set()
+        self._one_died = False  # since the workers were counted
         self._small = False  # whether some worker is too small
         self._took: list[float] = []
         self._stood = 0.0  # how long workers were there since something ended
@@ -99,6 +100,9 @@ class DaskExecutor(Executor):
     def room(self) -> int:
         """How many cases are to be in hand: one for each worker."""
         self.watch()
+        if self._one_died:
+            self._one_died = False
+            self._look()
         return self.workers
 
     def status(self) -> str:
@@ -119,6 +123,7 @@ class DaskExecutor(Executor):
         try:
             outcome = inner.result()
         except KilledWorker as error:
+            self._one_died = True
             outer.set_exception(WorkerKilled(int(error.allowed_failures) + 1))
         except CancelledError:
             gone = ResourceError("the cluster gave a case back", fix="run the same command again")

@@ -79,8 +79,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(folder: Path, workers: int = 2) -> Iterator[Running]:
-    """Start it and wait until all workers are there."""
+def running(folder: Path, workers: int = 2, allowed_failures: int = 0) -> Iterator[Running]:
+    """Start it and wait until all workers are there. allowed_failures: Dask's own; 3 unless it is configured."""
     from distributed import Client
 
     from medseg.cluster.jobs import credentials
@@ -92,7 +92,7 @@ def running(folder: Path, workers: int = 2) -> Iterator[Running]:
     address = f"tls://127.0.0.1:{free_port()}"
     where = ["--protocol", "tls", "--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
     options = [*where, "--dashboard-address", "127.0.0.1:0", *tls_options(tls)]
-    allowed = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2"}
+    allowed = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(allowed_failures)}
     scheduler = dask(folder, "scheduler", *options, log="scheduler", **allowed)
     found = Running(address, tls, folder, scheduler, [])
     try:

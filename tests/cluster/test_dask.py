@@ -112,6 +112,16 @@ def test_a_case_that_needs_too_much_memory_is_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_scheduler_of_dasks_own_making_tries_by_itself(tmp_path: Path) -> None:
+    with running(tmp_path / "dask", allowed_failures=3) as cluster, place(cluster, tmp_path / "out") as where:
+        found = results(where, partial(deed, tmp_path), ["killed_1", *(f"a{k}" for k in range(6))])
+    assert {one.case for one in found if isinstance(one, Done)} == {f"a{k}" for k in range(6)}
+    assert [one.reason for one in found if isinstance(one, Failed)] == [
+        "its process was killed 4 times, probably for lack of memory"
+    ]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["worker", "nanny"])
 def test_a_worker_is_killed_in_the_middle(tmp_path: Path, who: str) -> None:
     with running(tmp_path / "dask") as cluster, place(cluster, tmp_path / "out") as where:
