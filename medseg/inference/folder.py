@@ -189,7 +189,9 @@ def _inferred(found: Found, work: Work, run: Path, where: Where, on_workers: str
         if where == HERE:
             yield from _worked(todo, work, expected, outcome)
         else:
-            yield from _worked_by(workers_for(todo, expected, where), todo, work, expected, outcome, run, on_workers)
+            yield from _worked_by(
+                workers_for(todo, expected, where, on_workers), todo, work, expected, outcome, run, on_workers
+            )
         seconds = time.monotonic() - began
         effort = effort_of(expected, outcome.done, len(outcome.failed), outcome.skipped, seconds, device, where == HERE)
         efforts[asked.part.words] = effort

@@ -98,8 +98,8 @@ def by_workers(
             yield Ended(scan, reason=result.reason)
 
 
-def workers_for(scans: Sequence[Scan], expected: Expected, where: Where) -> Workers:
-    """Workers that have the memory for each of these scans."""
+def workers_for(scans: Sequence[Scan], expected: Expected, where: Where, device: str) -> Workers:
+    """Workers that have the memory for each of these scans, and GPUs unless a CPU is asked for."""
     known = [need.peak_bytes for scan in scans if (need := expected.needs[scan.name]) is not None]
     case_bytes = max(known, default=0.0) + expected.network_bytes
-    return where.workers(len(scans), expected.seconds or 0.0, case_bytes, gpu=True)
+    return where.workers(len(scans), expected.seconds or 0.0, case_bytes, gpu=device != "cpu")
