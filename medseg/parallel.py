@@ -24,6 +24,7 @@ if sys.platform != "win32":
 
 TRIES = 3
 WATCH_EVERY_S = 1.0
+WAIT_S = 0.1
 MEMORY_SHARE = 0.8  # of what is free: the rest is for others, and for what was not foreseen
 WORKER_BYTES = 120e6  # of a process that only waits: interpreter and libraries
 SERIAL_BELOW_S = 8.0  # starting a pool costs about a second a worker; less work than this is done in place
@@ -82,9 +83,12 @@ def over_cases(
     elsewhere = executor if isinstance(executor, Watched) else None
     try:
         held.hand_out()
-        while held.futures:
-            ready, _ = wait(held.futures, WATCH_EVERY_S if elsewhere else None, FIRST_COMPLETED)
-            yield from filter(None, map(held.taken, ready))
+        while held.futures or held.left:
+            if held.futures:
+                ready, _ = wait(held.futures, WATCH_EVERY_S if elsewhere else None, FIRST_COMPLETED)
+                yield from filter(None, map(held.taken, ready))
+            else:
+                time.sleep(WAIT_S)  # for a worker
             if elsewhere:
                 elsewhere.watch()
             held.hand_out()
@@ -104,15 +108,17 @@ class _InHand(Generic[C, T]):
         self._work, self._waiting, self._executor, self._in_flight = work, cases, executor, in_flight
         self._elsewhere = isinstance(executor, Watched)
         self._again: deque[tuple[C, int]] = deque()
+        self.left = True  # whether cases may be left to hand out
 
     def hand_out(self) -> None:
-        """Hand out as many as there is room for, one always; first those that are tried again. These wait for room as
-        the others do: handed to a worker that is busy, they would be blamed for its death as well.
+        """Hand out as many as there is room for; first those that are tried again. These wait for room as the others
+        do: handed to a worker that is busy, they would be blamed for its death as well.
         """
         room = self._in_flight() if callable(self._in_flight) else self._in_flight
-        while len(self.futures) < max(room, 1):
+        while len(self.futures) < room:
             case, number = self._again.popleft() if self._again else (next(self._waiting, _END), 1)
             if case is _END:
+                self.left = False
                 return
             self.futures[self._executor.submit(self._work, case)] = (case, number)
 
@@ -125,6 +131,7 @@ class _InHand(Generic[C, T]):
         tried += error.tries - 1 if isinstance(error, WorkerKilled) else 0
         if tried < TRIES and _may_go_better(error, self._elsewhere):
             self._again.append((case, tried + 1))
+            self.left = True
             return None
         if _of_the_case(error):
             return Failed(case, _reason(error, tried))

@@ -85,8 +85,6 @@ class DaskExecutor(Executor):
         outer: Future[T] = Future()
         with self._lock:
             self._cases[key] = case_of(args[0]) if args else ""
-        if not self._large:
-            self._look()
         bound = {"workers": sorted(self._large)} if self._small else {}
         inner = self._inner.submit(do_job, sheet.path, sheet.digest, self._versions, key=key, **bound)
         with self._lock:
@@ -100,7 +98,7 @@ class DaskExecutor(Executor):
     def room(self) -> int:
         """How many cases are to be in hand: one for each worker."""
         self.watch()
-        if self._one_died:
+        if self._one_died or not self.workers:
             self._one_died = False
             self._look()
         return self.workers
