@@ -69,10 +69,10 @@ def script(batch: Batch) -> str:
     return f"""#!/bin/bash
 {directives}
 {export}
+child= asked=
+trap 'asked=yes; kill -TERM "$child"' USR1  # the time limit is near: medseg saves its checkpoint and ends
 {command} &
 child=$!
-asked=
-trap 'asked=yes; kill -TERM "$child"' USR1  # the time limit is near: medseg saves its checkpoint and ends
 wait "$child"; code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done  # a signal ends the waiting alone
 if [ "$asked" ] && [ "$code" -ge {INTERRUPTED} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MOST_REQUEUES} ]; then

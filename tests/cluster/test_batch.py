@@ -33,10 +33,10 @@ GOLDEN = r"""#!/bin/bash
 #SBATCH --open-mode=append
 #SBATCH --output='/data/a b/run/logs/medseg-train-3d-%A_%a.log'
 
+child= asked=
+trap 'asked=yes; kill -TERM "$child"' USR1  # the time limit is near: medseg saves its checkpoint and ends
 '/opt/my python/bin/python' -m medseg train '/data/a b/run' --fold "$SLURM_ARRAY_TASK_ID" --budget 2h &
 child=$!
-asked=
-trap 'asked=yes; kill -TERM "$child"' USR1  # the time limit is near: medseg saves its checkpoint and ends
 wait "$child"; code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done  # a signal ends the waiting alone
 if [ "$asked" ] && [ "$code" -ge 130 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
