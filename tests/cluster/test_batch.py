@@ -39,6 +39,7 @@ trap 'asked=yes; kill -TERM "$child"' USR1  # the time limit is near: medseg sav
 child=$!
 wait "$child"; code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done  # a signal ends the waiting alone
+if [ "$code" -eq 138 ]; then wait "$child"; code=$?; fi  # it had ended by then
 if [ "$asked" ] && [ "$code" -ge 130 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
   scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until Slurm ends this script; the job goes on from its checkpoint
 fi
