@@ -68,7 +68,6 @@ class DaskExecutor(Executor):
         self._stood = 0.0  # how long workers were there since something ended
         self._looked = clock() - LOOK_EVERY_S
         self.workers = 0
-        self.hosts: set[str] = set()
         self.peak_bytes = 0
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -132,7 +131,6 @@ class DaskExecutor(Executor):
             self._settle(outcome, outer)
 
     def _settle(self, outcome: Outcome, outer: Future[T]) -> None:
-        self.hosts.add(outcome.host)
         self.peak_bytes = max(self.peak_bytes, outcome.peak_bytes or 0)
         if outcome.unfit:
             fix = "give all machines the same medseg and the same folders"

@@ -29,11 +29,9 @@ Versions = tuple[str, ...]
 class Outcome:
     """What became of a job, as a value: an error that was raised would be kept, with its words, by the scheduler.
 
-    unfit: why this worker can do no job at all. host, peak_bytes: the machine, and the most memory that its worker's
-    process ever held.
+    unfit: why this worker can do no job at all. peak_bytes: the most memory that its process ever held.
     """
 
-    host: str
     peak_bytes: int | None = None
     value: Any = None
     error: Exception | None = None
@@ -92,16 +90,16 @@ def do_job(path: str, digest: str, wanted: Versions) -> Outcome:
     """Do what the sheet says. All errors are part of the outcome."""
     host = socket.gethostname()
     if wanted != versions():
-        return Outcome(host, unfit=f"the worker on {host} has other versions of medseg's packages")
+        return Outcome(unfit=f"the worker on {host} has other versions of medseg's packages")
     keep_blocks()
     try:
         told = read_sheet(Sheet(path, digest))
     except MedsegError:
-        return Outcome(host, unfit=f"the worker on {host} does not see the folder that results are written to")
+        return Outcome(unfit=f"the worker on {host} does not see the folder that results are written to")
     try:
         work, arguments = understood(told)
-        return Outcome(host, value=work(*arguments), peak_bytes=peak_memory_bytes())
+        return Outcome(value=work(*arguments), peak_bytes=peak_memory_bytes())
     except (MedsegError, MemoryError) as error:
-        return Outcome(host, error=error, peak_bytes=peak_memory_bytes())
+        return Outcome(error=error, peak_bytes=peak_memory_bytes())
     except Exception:
-        return Outcome(host, error=Unforeseen(traceback.format_exc()), peak_bytes=peak_memory_bytes())
+        return Outcome(error=Unforeseen(traceback.format_exc()), peak_bytes=peak_memory_bytes())

@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from distributed import Client, Security
 from medseg.cluster.network import own_address
 from medseg.cluster.options import SbatchOptions, sbatch_options
 from medseg.cluster.sheets import Sheets
+from medseg.cluster.slurm import check_sbatch, standings
 from medseg.cluster.where import DRIVER, GB, Elsewhere, Need, quiet
 from medseg.errors import InputError, ResourceError, explained
 
@@ -57,7 +57,6 @@ class Shared:
 
     folder: Path
     interface: str
-    cpus: int
     submitted: int = 0
 
 
@@ -98,7 +97,7 @@ class SlurmJobs:
     _memory: float = 0.0
     _looked: float = 0.0
     _lost: int = 0
-    _wanted: int = field(default=0)
+    _wanted: int = 0
 
     @property
     def threads(self) -> int | None:
@@ -151,7 +150,7 @@ class SlurmJobs:
     def _started(self, walltime_s: float) -> Client:
         folder = self.sheets.make()
         security = credentials(folder)
-        self._shared = Shared(folder, self.interface, self._cpus())
+        self._shared = Shared(folder, self.interface)
         asked = self._asked(walltime_s)
         check_submission(WorkerJob("tls://127.0.0.1:1", "test", config_name="slurm", **asked), folder)
         address = own_address(self.interface)
@@ -234,8 +233,7 @@ def on_slurm(folder: Path, jobs: int | None = None, options: str = "", interface
         raise InputError("--slurm: a worker is one task of one job", fix="leave out --array, --nodes, --ntasks, --wrap")
     if not str(given.value("cpus-per-task") or 1).isdigit():
         raise InputError(f"--slurm: --cpus-per-task={given.value('cpus-per-task')} is no number")
-    if shutil.which("sbatch") is None:
-        raise InputError("there is no sbatch here", fix="give --on slurm on a login node of the cluster")
+    check_sbatch()
     own_address(interface)
     quiet()
     sheets = Sheets(folder)
@@ -280,10 +278,11 @@ def check_submission(job: WorkerJob, folder: Path) -> None:
 
 
 def queued(ids: list[str]) -> bool:
-    """Whether one of these jobs is in the queue, waiting or running."""
-    command = ["squeue", "--noheader", "--format=%A", f"--jobs={','.join(ids)}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return any(line.strip() in ids for line in found.stdout.splitlines())
+    """Whether one of these jobs is in the queue, waiting or running; also if Slurm does not say so at the moment."""
+    try:
+        return any(not one.is_over for one in standings(ids).values())
+    except ResourceError:
+        return True
 
 
 def _slurm_bytes(text: str) -> float:

@@ -240,8 +240,8 @@ def _where_to_work(pairs: Sequence[Pair], prefer: Prefer, where: Where) -> tuple
 
 
 def _abreast(in_flight: int | Callable[[], int]) -> int:
-    """Workers, of whom each is handed the next case before it has finished one."""
-    return max(1, (in_flight() if callable(in_flight) else in_flight) // 2)
+    """Workers: those here are handed the next case before they have finished one, those elsewhere are not."""
+    return max(1, in_flight() if callable(in_flight) else in_flight // 2)
 
 
 def _voxels(pair: Pair, prefer: Prefer) -> int:

@@ -96,7 +96,7 @@ def test_long_cases_have_ten_times_their_time(tmp_path: Path) -> None:
     watched = executor(client, tmp_path, clock)
     first = watched.submit(str.upper, "a")
     passes(watched, clock, 600)
-    next(iter(client.jobs.values())).set_result(Outcome("node1", value="A", peak_bytes=2_000_000_000))
+    next(iter(client.jobs.values())).set_result(Outcome(value="A", peak_bytes=2_000_000_000))
     assert first.result() == "A"
     assert watched.status() == "1 worker, 2.0 GB at most"
     watched.submit(str.upper, "b")
@@ -118,7 +118,7 @@ def test_a_worker_that_does_no_job_ends_the_command_after_three(tmp_path: Path) 
 
     def unfit(*_: Any, key: str, **__: Any) -> Future[Outcome]:
         future: Future[Outcome] = Future()
-        future.set_result(Outcome("node7", unfit="the worker on node7 does not see the folder"))
+        future.set_result(Outcome(unfit="the worker on node7 does not see the folder"))
         client.jobs[key] = future
         return future
 
@@ -136,7 +136,7 @@ def test_faults_are_cases_that_failed(tmp_path: Path) -> None:
 
     def fault(*_: Any, key: str, **__: Any) -> Future[Outcome]:
         future: Future[Outcome] = Future()
-        future.set_result(Outcome("node7", error=Unforeseen("Traceback\nOSError: [Errno 116] Stale file handle")))
+        future.set_result(Outcome(error=Unforeseen("Traceback\nOSError: [Errno 116] Stale file handle")))
         client.jobs[key] = future
         return future
 

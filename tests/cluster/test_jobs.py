@@ -204,7 +204,7 @@ def script_of(slurm: SlurmJobs) -> str:
     from medseg.cluster.jobs import Shared
 
     slurm._memory = slurm._given_memory() or 2.5e9
-    slurm._shared = Shared(slurm.sheets.folder, slurm.interface, slurm._cpus())
+    slurm._shared = Shared(slurm.sheets.folder, slurm.interface)
     return str(WorkerJob("tls://10.0.0.1:4567", "w-0", config_name="slurm", **slurm._asked(5400.0)).job_script())
 
 
@@ -283,7 +283,7 @@ def test_jobs_that_end_before_they_work_end_the_command(tmp_path: Path, monkeypa
 def test_without_slurm_it_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with (
-        pytest.raises(InputError, match="there is no sbatch here; give --on slurm on a login node"),
+        pytest.raises(InputError, match="there is no sbatch here; run it on a login node"),
         on_slurm(tmp_path),
     ):
         pass
