@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import gc
 import os
 import sys
@@ -13,12 +11,12 @@ from typing import Literal
 import torch
 
 from medseg.errors import InputError
-from medseg.parallel import available_cores
+from medseg.resources import M_MMAP_MAX, M_TRIM_THRESHOLD, available_cores, told_to_malloc
 
 Asked = Literal["auto", "cpu", "cuda"]
 
 _USERS_OWN = frozenset({"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"})
-_M_MMAP_MAX, _M_TRIM_THRESHOLD, _NEVER = -4, -1, 2**31 - 1
+_NEVER = 2**31 - 1
 
 
 def choose_device(asked: str) -> torch.device:
@@ -76,12 +74,7 @@ def keep_freed_memory() -> bool:
 
     True if done; other C libraries are left as they are.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "mallopt", None)
-    if mallopt is None:
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+    return told_to_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: _NEVER})
 
 
 def grow_freed_memory(device: torch.device) -> bool:

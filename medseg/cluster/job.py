@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import socket
-import sys
 import traceback
 from dataclasses import dataclass
 from functools import cache
@@ -15,12 +12,12 @@ from typing import Any
 
 from medseg.cluster.sheets import Sheet, read_sheet, understood
 from medseg.errors import MedsegError
-from medseg.parallel import Unforeseen, peak_memory_bytes
+from medseg.parallel import Unforeseen
+from medseg.resources import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, peak_memory_bytes, told_to_malloc
 
 SAME = ("medseg", "torch", "numpy", "numba")  # of other versions the same case could end with other bytes
 
 KEPT_BYTES = 32 << 20
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 Versions = tuple[str, ...]
 
@@ -78,12 +75,7 @@ def keep_blocks() -> bool:
 
     True if done, once in each process; other C libraries are left as they are.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "mallopt", None)
-    if mallopt is None:
-        return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, 2 * KEPT_BYTES))
+    return told_to_malloc({M_MMAP_THRESHOLD: KEPT_BYTES, M_TRIM_THRESHOLD: 2 * KEPT_BYTES})
 
 
 def do_job(path: str, digest: str, wanted: Versions) -> Outcome:

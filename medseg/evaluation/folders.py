@@ -28,8 +28,9 @@ from medseg.imaging.label_files import read_label_grid
 from medseg.imaging.nifti_header import Prefer
 from medseg.imaging.structures import Structures, read_structures
 from medseg.kept import Kept, PartDone, Share, joining, shared_key
-from medseg.parallel import HERE, Done, Failed, InPlace, Where, Workers, among, available_cores, over_cases
+from medseg.parallel import HERE, Done, Failed, InPlace, Where, Workers, among, over_cases
 from medseg.parts import WHOLE, Part, claimed
+from medseg.resources import available_cores
 
 SECONDS_PER_VOXEL = 20e-9  # reading and scoring, measured on 512x512x200 voxels with 8 structures
 SECONDS_PER_CASE = 0.007

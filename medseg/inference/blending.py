@@ -15,8 +15,9 @@ from torch import Tensor
 from medseg.compute import free_gpu_bytes
 from medseg.inference.mapped import mapped_zeros
 from medseg.inference.tiles import covered, grouped, line_weights, slab_axis, tile_starts
-from medseg.parallel import MEMORY_SHARE, available_memory_bytes
+from medseg.parallel import MEMORY_SHARE
 from medseg.planning.plan import Configuration
+from medseg.resources import available_memory_bytes
 
 ROOM_SHARE = 0.5  # of a GPU's free memory may be taken by a scan and its sums
 

@@ -8,7 +8,7 @@ import torch
 
 from medseg.inference.preflight import GB, Expected
 from medseg.inference.records import Effort, Prediction
-from medseg.parallel import peak_memory_bytes
+from medseg.resources import peak_memory_bytes
 
 
 def effort_of(

@@ -23,8 +23,9 @@ from medseg.inference.need import Need, forward_bytes, need_of
 from medseg.inference.overlap import AT_A_TIME
 from medseg.inference.predictor import Predictor, with_stages
 from medseg.inference.rehearsal import Timed, timed
-from medseg.parallel import MEMORY_SHARE, available_memory_bytes, used_memory_bytes
+from medseg.parallel import MEMORY_SHARE
 from medseg.planning.plan import Configuration, Name
+from medseg.resources import available_memory_bytes, used_memory_bytes
 
 GB = 1e9
 READ_S_A_VOXEL = 120e-9  # to read, prepare and write a voxel, of one core (90 to 200 measured, NIfTI in and out)

@@ -15,8 +15,8 @@ from medseg.compute import describe
 from medseg.errors import InputError
 from medseg.files import Record
 from medseg.imaging.dicom.codecs import IMAGECODECS, available_codecs
-from medseg.parallel import available_cores, available_memory_bytes
 from medseg.pipeline.where import NEEDED
+from medseg.resources import available_cores, available_memory_bytes
 
 PACKAGES = (
     *("medseg", "torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "highdicom", "imagecodecs", "SimpleITK"),

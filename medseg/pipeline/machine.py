@@ -8,9 +8,9 @@ from typing import Literal
 
 from medseg.errors import InputError
 from medseg.networks.topology import NetworkSettings
-from medseg.parallel import available_memory_bytes
 from medseg.planning.cost import Machine, Measured
 from medseg.preprocessing.resample import ON_CPU, Resampler
+from medseg.resources import available_memory_bytes
 
 Kind = Literal["cpu", "cuda"]
 

@@ -7,12 +7,11 @@ reads scans by those that read any: training runs from the cache alone.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from medseg.errors import InputError, MedsegError
+from medseg.errors import InputError
 from medseg.events import Event, Note
 from medseg.files import read_record
 from medseg.imaging.source import ReadOptions
@@ -21,6 +20,7 @@ from medseg.parallel import Where
 from medseg.parts import Part, part_from
 from medseg.pipeline.failures import note_failures
 from medseg.pipeline.machine import kind_of, machine, may_have_gpu, resampler
+from medseg.pipeline.reports import evaluation_report, inference_report, with_training_reports
 from medseg.pipeline.where import LOCAL, On, working
 from medseg.planning.cost import Machine
 from medseg.planning.decide import family_named
@@ -34,13 +34,11 @@ if TYPE_CHECKING:
     from medseg.evaluation.settings import Settings
     from medseg.imaging.convert import Converted
     from medseg.imaging.inspect import Inspected
-    from medseg.imaging.nifti_header import Prefer
     from medseg.inference.export.exporting import Exported
     from medseg.inference.folder import Inferred
     from medseg.inference.nnunet.importing import Imported
     from medseg.kept import PartDone
     from medseg.planning.dataset import Planned
-    from medseg.training.fold import FoldTrained
     from medseg.training.run import Trained
     from medseg.training.select import Selected
 
@@ -211,7 +209,7 @@ def train(
     wanted = ["0" if fold is None else fold] if folds is None else [str(k) for k in range(folds)]
     how = training.How(deterministic, init, tensorboard, draw_curves)
     events = training.train(run, wanted, allowed, where, time.monotonic, began, other, how, gpus or 1, together)
-    yield from _with_reports(events, run, other)
+    yield from with_training_reports(events, run, other)
 
 
 def amount(fold: str | None, folds: int | None, budget: str | None, steps: int | None) -> Budget | None:
@@ -236,31 +234,6 @@ def configuration_named(text: str | None) -> Name | None:
         InputError: it is no configuration.
     """
     return None if text is None else _configurations([text], "--configuration")[0]
-
-
-def _with_reports(
-    events: Iterator[Event | FoldTrained | Trained], run: Path, configuration: Name | None
-) -> Iterator[Event | Trained]:
-    """The events of a training, and at the end of each fold the page of the run, written anew."""
-    from medseg.training.fold import FoldTrained
-
-    warnings: list[str] = []
-    for event in events:
-        if isinstance(event, Note) and event.warning:
-            warnings.append(event.text)
-        if isinstance(event, FoldTrained):
-            yield from _training_report(run, configuration, warnings)
-            continue
-        if not isinstance(event, Event):
-            yield from _training_report(run, configuration, warnings)
-        yield event
-
-
-def _training_report(run: Path, configuration: Name | None, warnings: Sequence[str]) -> Iterator[Event]:
-    """Write the page of a run from what stands there by now; its models are saved."""
-    from medseg.report.training_page import write_training_report
-
-    yield from _reported(write_training_report(run, configuration, warnings))
 
 
 def select(run: Path, device: str = "auto") -> Iterator[Event | Selected]:
@@ -331,32 +304,8 @@ def infer(
             if isinstance(event, Inferred):
                 note_failures(out, "infer", event.failed, asked.part)
                 if report:
-                    yield from _inference_report(event, asked.options)
+                    yield from inference_report(event, asked.options)
             yield event
-
-
-def _inference_report(inferred: Inferred, options: ReadOptions) -> Iterator[Event]:
-    """Write the page of a folder, by whichever part of it ends last."""
-    from medseg.report.inference_page import write_inference_report
-
-    if not inferred.is_whole:
-        yield Note("report.html is written when all other parts are done")
-        return
-    scans = {scan.name: scan for scan in inferred.scans}
-    yield from _reported(write_inference_report(inferred.out, inferred.predictions, scans, options))
-
-
-def _reported(report: Iterator[Any]) -> Iterator[Event]:
-    """The events of writing a report; where it fails, what it is about is done all the same, and a line says why."""
-    try:
-        for event in report:
-            yield event if isinstance(event, Event) else Note(f"report: {event.said()}")
-    except MedsegError as error:
-        yield Note(f"report.html was not written: {error}", warning=True)
-    except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{type(error).__name__} in {Path(at.filename).name}, line {at.lineno}"
-        yield Note(f"[UNEXPECTED] report.html was not written: {where}: please report it", warning=True)
 
 
 def export(
@@ -443,21 +392,8 @@ def evaluate(
             if isinstance(event, Evaluation | PartDone):
                 note_failures(out, "evaluate", event.failed, share)
             if isinstance(event, Evaluation) and report:
-                yield from _report(event, predictions, out, scans, prefer, all_viewers)
+                yield from evaluation_report(event, predictions, out, scans, prefer, all_viewers)
             yield event
-
-
-def _report(
-    evaluation: Evaluation, predictions: Path, out: Path, scans: Path | None, prefer: Prefer, all_viewers: bool
-) -> Iterator[Event]:
-    from medseg.report.evaluation_page import Written, write_evaluation_report
-    from medseg.report.pictures import scans_by_case
-
-    found = scans_by_case(scans, predictions, prefer) if scans is not None else {}
-    if scans is not None and not any(pair.case in found for pair in evaluation.pairs):
-        yield Note("no scan has the name of a case: the report shows the labels alone", warning=True)
-    for event in write_evaluation_report(evaluation, out, found, prefer, all_viewers):
-        yield Note(f"report: {event.said()}") if isinstance(event, Written) else event
 
 
 def compare(

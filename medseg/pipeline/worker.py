@@ -21,8 +21,8 @@ import torch
 from medseg.compute import choose_device, keep_freed_memory
 from medseg.errors import INTERRUPTED, MedsegError
 from medseg.events import Event
-from medseg.parallel import available_cores
 from medseg.report.training import draw_curves
+from medseg.resources import available_cores
 from medseg.training.crossvalidation import cases_of
 from medseg.training.fold import FoldTrained, train_fold
 from medseg.training.job import FoldJob, How

@@ -11,7 +11,7 @@ from pathlib import Path
 from medseg.errors import InputError
 from medseg.events import Advanced, Event, Note, Stage
 from medseg.imaging.dataset import Dataset
-from medseg.parallel import HERE, MEMORY_SHARE, Done, Where, Workers, among, available_memory_bytes, over_cases
+from medseg.parallel import HERE, MEMORY_SHARE, Done, Where, Workers, among, over_cases
 from medseg.planning.cost import GB, preparing_bytes
 from medseg.planning.explain import counted, duration, size
 from medseg.planning.fingerprint import Fingerprint
@@ -19,6 +19,7 @@ from medseg.planning.plan import Configuration, Plan
 from medseg.preprocessing.cache import CacheJob, cache_key, prepare_case, standing
 from medseg.preprocessing.prepare import resampled_shape
 from medseg.preprocessing.resample import ON_CPU, Resampler
+from medseg.resources import available_memory_bytes
 
 SECONDS_A_VOXEL = 1.2e-7  # of a scan and of what is made of it, one core
 GPU_READERS = 4  # cases that are read and written at once while a GPU resamples

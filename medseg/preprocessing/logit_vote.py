@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.compiled import compiled
-from medseg.parallel import available_cores
 from medseg.preprocessing.axis import Orders, Shape, pairs
+from medseg.resources import available_cores
 
 Logits = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.unsignedinteger[Any]]

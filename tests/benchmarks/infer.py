@@ -33,7 +33,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from medseg.parallel import available_memory_bytes
+from medseg.resources import available_memory_bytes
 from tests.benchmarks.infer_export import compared
 from tests.benchmarks.infer_tools import Model, model_of, say, with_medseg, with_nnunet
 from tests.benchmarks.phantoms import FIELD_MM, write_case

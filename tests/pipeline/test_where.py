@@ -11,9 +11,10 @@ import pytest
 from packaging.requirements import Requirement
 
 from medseg.errors import InputError
-from medseg.parallel import HERE, Done, Here, LocalExecutor, available_memory_bytes, over_cases
+from medseg.parallel import HERE, Done, Here, LocalExecutor, over_cases
 from medseg.pipeline import where as module
 from medseg.pipeline.where import On, working
+from medseg.resources import available_memory_bytes
 from tests.tiny import write_dataset
 
 

@@ -21,7 +21,7 @@ from medseg.imaging.dicom.headers import quiet
 from medseg.imaging.dicom.rescale import TAGS, Conversion, conversion_of, convert_into
 from medseg.imaging.dicom.stored import PixelError, Values, stored_values
 from medseg.imaging.dicom.volumes import Frame, SubVolume
-from medseg.parallel import available_cores, available_memory_bytes
+from medseg.resources import available_cores, available_memory_bytes
 
 Floats = npt.NDArray[np.float32]
 Seen = Counter[str]

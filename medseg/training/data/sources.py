@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medseg.parallel import available_memory_bytes
 from medseg.preprocessing.cache import LoadedCase
+from medseg.resources import available_memory_bytes
 from medseg.training.data.gather import Boxes, Size
 
 Tier = Literal["device", "pinned", "mapped"]
